@@ -1,0 +1,1 @@
+"""Sparse neural nets for tabular data, as scikit-learn estimators."""

@@ -1,0 +1,208 @@
+"""The whole pruning decision: importance, granularity, allocation -> masks."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklearn_sparse_nn.core.allocation import Allocation, Budget
+from sklearn_sparse_nn.core.granularity import Granularity
+from sklearn_sparse_nn.core.importance import Importance, needs
+from sklearn_sparse_nn.exceptions import LayerCollapseWarning, NonFiniteScoreError
+
+__all__ = ["select"]
+
+
+def select(
+    weights: Mapping[str, Tensor],
+    stats: Mapping[str, Any],
+    *,
+    importance: Importance,
+    granularity: Granularity,
+    allocation: Allocation,
+    budget: Budget,
+    masks: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Decide which weights live: a pure function of what it is given.
+
+    Parameters
+    ----------
+    weights : mapping of layer name to Tensor of shape (out, in, ...)
+        The prunable weights.
+    stats : mapping of str to (mapping of layer name to Tensor) or torch.Generator
+        The statistics that the importance asks for, by name.
+    importance : callable
+        Scores, high = keep.
+    granularity : Granularity
+        Which weights live or die together.
+    allocation : callable
+        Groups to keep per layer.
+    budget : Budget
+        How many weights may live.
+    masks : mapping of layer name to bool Tensor, optional
+        The masks so far: what died stays dead.
+
+    Returns
+    -------
+    masks : dict of layer name to bool Tensor
+        True = the weight lives. On the CPU, of the weights' shapes.
+
+    Raises
+    ------
+    NonFiniteScoreError
+        A layer's scores are NaN or infinite.
+
+    Warns
+    -----
+    LayerCollapseWarning
+        A layer would have lost every weight unasked; its best group was kept, and
+        paid for elsewhere where the budget allows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_sparse_nn.core import allocation, granularity, importance
+    >>> weights = {"hidden": torch.tensor([[0.1, -2.0], [3.0, 0.2]])}
+    >>> select(
+    ...     weights,
+    ...     {},
+    ...     importance=importance.magnitude,
+    ...     granularity=granularity.Unstructured(),
+    ...     allocation=allocation.global_,
+    ...     budget=allocation.Budget({"hidden": 4}, sparsity=0.5),
+    ... )
+    {'hidden': tensor([[False,  True],
+            [ True, False]])}
+    """
+    alive = {
+        name: torch.ones(weight.shape, dtype=torch.bool)
+        if masks is None
+        else masks[name].cpu()
+        for name, weight in weights.items()
+    }
+    pooled, sizes = {}, {}
+    for name, weight in weights.items():
+        scores = _score(name, weight, stats, importance)
+        pooled[name], sizes[name] = _pool(scores, alive[name], granularity)
+    preferred = _lift_preferred(pooled, granularity)
+    counts = _count(pooled, sizes, allocation, budget)
+    if budget.share == 1:
+        counts = {
+            name: min(n, preferred.get(name, n)) if n else n
+            for name, n in counts.items()
+        }
+    return {
+        name: granularity.expand(
+            granularity.choose(pooled[name], counts[name]), weight.shape
+        )
+        & alive[name]
+        for name, weight in weights.items()
+    }
+
+
+def _score(
+    name: str, weight: Tensor, stats: Mapping[str, Any], importance: Importance
+) -> Tensor:
+    """Score one layer in float64 on the CPU, refusing what cannot be ranked."""
+    wanted = {}
+    for need in needs(importance):
+        value = stats[need]
+        wanted[need] = value[name] if isinstance(value, Mapping) else value
+    scores = torch.as_tensor(importance(weight.detach(), **wanted))
+    if scores.shape != weight.shape:
+        raise ValueError(
+            f"The importance gave scores of shape {tuple(scores.shape)} for layer "
+            f"{name!r}; they must have the weight's shape {tuple(weight.shape)}."
+        )
+    scores = scores.detach().to("cpu", torch.float64)
+    if not torch.isfinite(scores).all():
+        raise NonFiniteScoreError(
+            f"The scores of layer {name!r} contain NaN or infinity, so its weights "
+            "cannot be ranked; nothing was pruned. Look for a diverged training or "
+            "a division by zero in the importance."
+        )
+    return scores
+
+
+def _pool(
+    scores: Tensor, alive: Tensor, granularity: Granularity
+) -> tuple[Tensor, Tensor]:
+    """Give every group its score, -inf without living weights, and its size."""
+    pooled = granularity.pool(scores.masked_fill(~alive, 0.0)).clone()
+    labels = torch.arange(pooled.numel()).reshape(pooled.shape)
+    owner = granularity.expand(labels, scores.shape)
+    size = torch.bincount(owner[alive], minlength=pooled.numel()).reshape(pooled.shape)
+    return pooled.masked_fill(size == 0, -torch.inf), size
+
+
+def _lift_preferred(
+    pooled: dict[str, Tensor], granularity: Granularity
+) -> dict[str, int]:
+    """Rank groups that must outlive the others above them, in all layers alike.
+
+    Returns the number of such groups per layer, empty if there is no preference.
+    """
+    prefer = getattr(granularity, "preferred", None)
+    if prefer is None:
+        return {}
+    finite = torch.cat([scores[scores.isfinite()] for scores in pooled.values()])
+    shift = finite.max() - finite.min() + 1.0
+    n_preferred = {}
+    for name, scores in pooled.items():
+        first = prefer(scores) & scores.isfinite()
+        pooled[name] = torch.where(first, scores, scores - shift)
+        n_preferred[name] = int(first.sum())
+    return n_preferred
+
+
+def _count(
+    pooled: dict[str, Tensor],
+    sizes: dict[str, Tensor],
+    allocation: Allocation,
+    budget: Budget,
+) -> dict[str, int]:
+    """Allocate, then see to it that no layer loses everything unasked."""
+    counts = _allocate(pooled, sizes, allocation, budget)
+    collapsed = [
+        name
+        for name, n in counts.items()
+        if n == 0 and not budget.asks_to_empty(name) and bool((sizes[name] > 0).any())
+    ]
+    if not collapsed:
+        return counts
+    warnings.warn(
+        f"At this sparsity the layers {collapsed} would lose every weight. The best "
+        "group of each was kept; the net may still be too sparse to learn. Ask for "
+        "less, or spare these layers with `layers`.",
+        LayerCollapseWarning,
+        stacklevel=2,
+    )
+    for name in collapsed:
+        flat = pooled[name].reshape(-1)
+        flat[flat.argmax()] = torch.inf
+    counts = _allocate(pooled, sizes, allocation, budget)
+    return counts | {name: max(counts[name], 1) for name in collapsed}
+
+
+def _allocate(
+    pooled: dict[str, Tensor],
+    sizes: dict[str, Tensor],
+    allocation: Allocation,
+    budget: Budget,
+) -> dict[str, int]:
+    """Call the allocation and check that its answer can be carried out."""
+    counts = allocation(pooled, sizes, budget)
+    if counts.keys() != pooled.keys():
+        raise ValueError(
+            f"The allocation answered for layers {sorted(counts)}; it must give the "
+            f"number of groups to keep for each of {sorted(pooled)}."
+        )
+    for name, n in counts.items():
+        if not 0 <= n <= int((sizes[name] > 0).sum()):
+            raise ValueError(
+                f"The allocation keeps {n} groups of layer {name!r}, which has "
+                f"{int((sizes[name] > 0).sum())} living ones."
+            )
+    return counts
