@@ -1,1 +1,42 @@
-"""Sparse neural nets for tabular data, as scikit-learn estimators."""
+"""Sparse neural nets for tabular data, as scikit-learn estimators.
+
+The public names are loaded when they are first used (PEP 562): importing the package
+alone loads neither torch nor scikit-learn.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sklearn_sparse_nn.nets.batches import BatchIterator
+    from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
+    from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
+    from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "BatchIterator": "sklearn_sparse_nn.nets.batches",
+    "PrunedClassifier": "sklearn_sparse_nn.pruning.classifier",
+    "PrunedRegressor": "sklearn_sparse_nn.pruning.regressor",
+    "TabularNetClassifier": "sklearn_sparse_nn.nets.tabular",
+    "TabularNetRegressor": "sklearn_sparse_nn.nets.tabular",
+}
+
+__all__ = [
+    "BatchIterator",
+    "PrunedClassifier",
+    "PrunedRegressor",
+    "TabularNetClassifier",
+    "TabularNetRegressor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

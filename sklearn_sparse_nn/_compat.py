@@ -1,0 +1,91 @@
+"""The only file that touches scikit-learn's private parts.
+
+They are private but old: parameter validation since 1.2, output containers since 1.2.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    RealNotInt,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils._set_output import _get_output_config
+
+__all__ = [
+    "HasMethods",
+    "Integral",
+    "Interval",
+    "InvalidParameterError",
+    "Real",
+    "RealNotInt",
+    "StrOptions",
+    "check_parameters",
+    "refuse_dataframe_output",
+]
+
+
+def check_parameters(estimator: Any) -> None:
+    """Check constructor parameters against ``_parameter_constraints``.
+
+    A bool passes scikit-learn's own integer intervals; here it does not, because
+    ``sparsity=True`` would quietly keep one single weight.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its class has ``_parameter_constraints``.
+
+    Raises
+    ------
+    InvalidParameterError
+        In scikit-learn's wording: the parameter, what is allowed, what was given.
+    """
+    constraints: Mapping[str, Any] = estimator._parameter_constraints
+    given = estimator.get_params(deep=False)
+    checked = {
+        name: _Bool(value)
+        if isinstance(value, bool) and "boolean" not in constraints[name]
+        else value
+        for name, value in given.items()
+    }
+    validate_parameter_constraints(
+        constraints, checked, caller_name=type(estimator).__name__
+    )
+
+
+class _Bool:
+    """Stands for a bool where none is allowed: of no valid type, same repr."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def refuse_dataframe_output(estimator: Any) -> None:
+    """Say so if a DataFrame was asked for where the output is sparse.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its ``set_output``, or scikit-learn's configuration, may ask for a DataFrame.
+
+    Raises
+    ------
+    ValueError
+        With scikit-learn's own sentence for transformers with sparse output.
+    """
+    container = _get_output_config("transform", estimator)["dense"]
+    if container != "default":
+        raise ValueError(
+            f"{container.capitalize()} output does not support sparse data. The "
+            "transformer outputs a scipy sparse matrix. Disable "
+            f"{container} output with set_output(transform='default')."
+        )

@@ -1,0 +1,1 @@
+"""The torch and skorch side: default nets, batches, training runs, held masks."""

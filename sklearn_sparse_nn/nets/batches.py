@@ -1,0 +1,146 @@
+"""Mini-batches cut out of arrays, instead of gathered row by row."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch.utils.data import Subset, TensorDataset
+
+__all__ = ["BatchIterator"]
+
+
+class BatchIterator:
+    """Mini-batches of an in-memory dataset, cut by slicing.
+
+    A drop-in for torch's ``DataLoader`` in any skorch net whose data are arrays. It
+    takes a whole batch with one indexing call, where a ``DataLoader`` asks for every
+    row alone and stacks them.
+
+    Parameters
+    ----------
+    dataset : skorch.dataset.Dataset, TensorDataset or Subset of one
+        Rows along the first axis. `X` may be a numpy array (read-only and
+        memory-mapped ones too), a tensor, a DataFrame of numbers or a scipy.sparse
+        matrix, of which each batch alone is made dense.
+    batch_size : int, default=128
+        Rows in a batch. A last batch of one single row joins the batch before it,
+        because batch norm cannot train on one row.
+    shuffle : bool, default=False
+        Whether each pass takes the rows in a new random order.
+    drop_last : bool, default=False
+        Whether to leave out a last batch that is not full.
+    random_state : int, torch.Generator or None, default=None
+        Where the order comes from; None uses torch's global generator, as a
+        ``DataLoader`` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skorch.dataset import Dataset
+    >>> data = Dataset(np.eye(5, dtype="float32"), np.arange(5))
+    >>> [len(y) for X, y in BatchIterator(data, batch_size=2)]
+    [2, 3]
+
+    With a skorch net of your own::
+
+        NeuralNetClassifier(
+            MyModule,
+            iterator_train=BatchIterator,
+            iterator_train__shuffle=True,
+            iterator_valid=BatchIterator,
+        )
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 128,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        random_state: int | torch.Generator | None = None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        if isinstance(random_state, (int, np.integer)):
+            random_state = torch.Generator().manual_seed(int(random_state))
+        self.generator = random_state
+        data, self._rows = _unwrap(dataset)
+        self._X, self._y = map(_as_sliceable, _arrays(data))
+        self._n = self._X.shape[0] if self._rows is None else len(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = self._rows
+        if self.shuffle:
+            shuffled = torch.randperm(self._n, generator=self.generator).numpy()
+            order = shuffled if order is None else order[shuffled]
+        starts = self._starts()
+        ends = [*starts[1:], self._n]
+        if self.drop_last:
+            ends = [min(start + self.batch_size, self._n) for start in starts]
+        for start, end in zip(starts, ends, strict=True):
+            rows = slice(start, end) if order is None else order[start:end]
+            y = torch.zeros(end - start) if self._y is None else _take(self._y, rows)
+            yield _take(self._X, rows), y
+
+    def _starts(self) -> list[int]:
+        starts = list(range(0, self._n, self.batch_size))
+        left_over = self._n % self.batch_size
+        if left_over and self.drop_last:
+            return starts[:-1]
+        if left_over == 1 and len(starts) > 1:
+            return starts[:-1]
+        return starts
+
+
+def _unwrap(dataset: Any) -> tuple[Any, np.ndarray | None]:
+    """Follow subsets down to the data and the rows that they select."""
+    rows = None
+    while isinstance(dataset, Subset):
+        indices = np.asarray(dataset.indices)
+        rows = indices if rows is None else indices[rows]
+        dataset = dataset.dataset
+    return dataset, rows
+
+
+def _arrays(dataset: Any) -> tuple[Any, Any]:
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        X, y = dataset.tensors
+        return X, y
+    if hasattr(dataset, "X") and hasattr(dataset, "y"):
+        return dataset.X, dataset.y
+    raise TypeError(
+        f"BatchIterator slices arrays, and {type(dataset).__name__} shows none: give "
+        "a skorch Dataset (what a net makes of arrays), a TensorDataset of X and y, "
+        "or a Subset of one; for other datasets keep torch's DataLoader."
+    )
+
+
+def _as_sliceable(data: Any) -> Any:
+    if data is None or isinstance(data, (torch.Tensor, np.ndarray)):
+        return data
+    if sparse.issparse(data):
+        return data.tocsr()
+    if isinstance(data, dict):
+        raise TypeError(
+            "BatchIterator slices one array of rows and X is a dict; keep torch's "
+            "DataLoader for modules with several inputs."
+        )
+    return np.asarray(data)
+
+
+def _take(data: Any, rows: slice | np.ndarray) -> torch.Tensor:
+    if isinstance(data, torch.Tensor):
+        return data[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
+    part = data[rows]
+    if sparse.issparse(part):
+        part = part.toarray()
+    if not part.flags.writeable:  # torch warns about memory it must not write
+        part = part.copy()
+    return torch.from_numpy(np.ascontiguousarray(part))

@@ -1,0 +1,182 @@
+"""The prunable weights of a torch module: which there are, and how they lie."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from sklearn_sparse_nn.exceptions import UnknownNameError
+
+__all__ = ["PrunableLayer", "as_sparse", "match_layers", "prunable_layers"]
+
+_PRUNABLE = (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
+_INPUTS_FIRST = (nn.Embedding, nn.EmbeddingBag, _ConvTransposeNd)
+
+
+@dataclass(frozen=True)
+class PrunableLayer:
+    """A layer whose weight can be pruned.
+
+    Parameters
+    ----------
+    name : str
+        Path of the module, such as ``"hidden_0"`` or ``"encoder.2"``.
+    module : nn.Module
+        The layer.
+    inputs_first : bool
+        Whether its weight lies as (in, out, ...) and not as (out, in, ...):
+        embeddings and transposed convolutions.
+    """
+
+    name: str
+    module: nn.Module
+    inputs_first: bool
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter itself."""
+        return self.module.weight
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """Turn a tensor of the weight's shape to (out, in, ...), or back."""
+        return tensor.transpose(0, 1) if self.inputs_first else tensor
+
+
+def prunable_layers(module: nn.Module) -> dict[str, PrunableLayer]:
+    """Find the Linear, Conv and Embedding weights of a module; never a norm or bias.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Compiled modules are looked through. A weight that two layers share is listed
+        once, under the first.
+
+    Returns
+    -------
+    layers : dict of name to PrunableLayer
+        In order of registration.
+
+    Raises
+    ------
+    ValueError
+        There is none, or a weight is computed from other parameters.
+
+    Examples
+    --------
+    >>> list(prunable_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU())))
+    ['0']
+    """
+    module = getattr(module, "_orig_mod", module)  # torch.compile
+    layers: dict[str, PrunableLayer] = {}
+    seen: set[int] = set()
+    for path, child in module.named_modules():
+        if not isinstance(child, _PRUNABLE):
+            continue
+        name = path or type(child).__name__.lower()
+        weight = child._parameters.get("weight")
+        if weight is None:
+            raise ValueError(
+                f"The weight of layer {name!r} is computed from other parameters "
+                "(a parametrization, weight_norm or torch.nn.utils.prune), so zeros "
+                "cannot be held in it. Make it plain first, as with "
+                "torch.nn.utils.parametrize.remove_parametrizations or "
+                "torch.nn.utils.prune.remove."
+            )
+        if id(weight) not in seen:
+            seen.add(id(weight))
+            layers[name] = PrunableLayer(name, child, isinstance(child, _INPUTS_FIRST))
+    if not layers:
+        found = sorted({type(child).__name__ for child in module.modules()})
+        raise ValueError(
+            "The net has no prunable layer: Linear, Conv and Embedding weights are "
+            f"pruned, and its modules are {', '.join(found)}."
+        )
+    return layers
+
+
+def match_layers(
+    names: Iterable[str], patterns: str | Iterable[str] | None
+) -> tuple[str, ...]:
+    """Choose layers by shell-style patterns.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Layers that exist.
+    patterns : str, iterable of str or None
+        ``"hidden_*"``, ``["encoder.*", "head"]``, or the parameter's own name as in
+        ``"head.weight"``; None for all.
+
+    Returns
+    -------
+    chosen : tuple of str
+        In the order of `names`.
+
+    Raises
+    ------
+    UnknownNameError
+        A pattern matches no layer.
+
+    Examples
+    --------
+    >>> match_layers(["hidden_0", "hidden_1", "output"], "hidden_*")
+    ('hidden_0', 'hidden_1')
+    """
+    names = list(names)
+    if patterns is None:
+        return tuple(names)
+    chosen: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        hits = {
+            name
+            for name in names
+            if fnmatchcase(name, pattern) or fnmatchcase(f"{name}.weight", pattern)
+        }
+        if not hits:
+            raise UnknownNameError("layer pattern", pattern, names)
+        chosen |= hits
+    return tuple(name for name in names if name in chosen)
+
+
+def as_sparse(layer: PrunableLayer, format: str, block: tuple[int, int] | None) -> Any:
+    """Give a layer's weight as a scipy.sparse array.
+
+    Parameters
+    ----------
+    layer : PrunableLayer
+        Convolutions count as (out, in * kernel), embeddings as (dim, entries).
+    format : {"csr", "csc", "coo", "bsr", "dense"}
+        What to give; ``"dense"`` is an ndarray.
+    block : (int, int) or None
+        Block size of ``"bsr"`` where it divides the shape; else scipy's choice.
+
+    Returns
+    -------
+    weight : csr_array, csc_array, coo_array, bsr_array or ndarray of shape (out, in)
+        float32 for a float32 net. Sparse formats store non-zeros alone, but for
+        the zeros inside a stored block.
+    """
+    with torch.no_grad():
+        matrix = layer.turned(layer.weight.detach()).flatten(1).cpu().numpy()
+    matrix = np.array(matrix, order="C")  # a copy: the caller may write to it
+    if format == "dense":
+        return matrix
+    csr = sparse.csr_array(matrix)
+    if format == "bsr":
+        fits = block and not any(n % b for n, b in zip(csr.shape, block, strict=True))
+        return csr.tobsr(blocksize=block if fits else None)
+    return csr.asformat(format)
+
+
+def zero_mask(layers: Mapping[str, PrunableLayer]) -> dict[str, Tensor]:
+    """Mark the weights that are not zero, as (out, in, ...) on the CPU."""
+    return {
+        name: (layer.turned(layer.weight.detach()) != 0).cpu()
+        for name, layer in layers.items()
+    }

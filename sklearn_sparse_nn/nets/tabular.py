@@ -1,0 +1,391 @@
+"""The default dense nets: scikit-learn estimators that build and own a skorch net."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils import check_random_state
+from sklearn.utils.sparsefuncs import mean_variance_axis
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import EarlyStopping, EpochScoring, PassthroughScoring
+from skorch.dataset import ValidSplit
+from skorch.utils import noop
+
+from sklearn_sparse_nn._compat import Integral, Interval, Real, StrOptions
+from sklearn_sparse_nn.nets.batches import BatchIterator
+from sklearn_sparse_nn.nets.estimator import (
+    NetClassifierMixin,
+    NetEstimator,
+    NetRegressorMixin,
+    as_net_input,
+)
+from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
+from sklearn_sparse_nn.nets.targets import Labels, Values
+from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
+
+__all__ = ["TabularNet", "TabularNetClassifier", "TabularNetRegressor"]
+
+_OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    # The fused step takes a fifth off a training step of the default net on a CPU.
+    "adam": (torch.optim.Adam, {"fused": True}),
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True}),
+}
+_PREDICT_ROWS = 1024  # a batch of activations of the default net then fits in L2
+
+
+class _TabularNeuralNet:
+    """What the two skorch nets below share: few callbacks, a short memory."""
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        callbacks = [("train_loss", PassthroughScoring("train_loss", on_train=True))]
+        if self.train_split is not None:
+            callbacks.append(("valid_loss", PassthroughScoring("valid_loss")))
+            callbacks += self._valid_scores
+        return callbacks
+
+    _valid_scores: ClassVar[list[tuple[str, Any]]] = []
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Forget the batches of the last epoch: its means are in the history."""
+        if self.history:
+            self.history[-1]["batches"].clear()
+        super().on_epoch_begin(net, **kwargs)
+
+
+class _TabularNeuralNetClassifier(_TabularNeuralNet, NeuralNetClassifier):
+    @property
+    def _valid_scores(self) -> list[tuple[str, Any]]:
+        score = EpochScoring("accuracy", name="valid_acc", lower_is_better=False)
+        return [("valid_acc", score)]
+
+
+class _TabularNeuralNetRegressor(_TabularNeuralNet, NeuralNetRegressor):
+    pass
+
+
+class TabularNet(NetEstimator):
+    """What the classifier and the regressor share; not for use by itself."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "norm": [StrOptions(set(NORMS)), None],
+        "optimizer": [StrOptions(set(_OPTIMIZERS)), callable],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "callbacks": [list, None],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] = (256, 256, 256),
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        norm: str | None = None,
+        optimizer: Any = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        batch_size: int = 128,
+        max_epochs: int = 20,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 5,
+        callbacks: list[Any] | None = None,
+        device: str = "cpu",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.norm = norm
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.callbacks = callbacks
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
+        targets = self._learn_targets(y)
+        net = self.build_net(X, y, targets).initialize()
+        run = TrainingRun(net, as_net_input(X), targets.encode(y))
+        for _ in range(net.max_epochs):
+            if not run.epoch("dense"):
+                break
+        run.end()
+        drop_training_state(net)
+        return {"net_": net, "targets_": targets}
+
+    def build_net(self, X: Any, y: np.ndarray, targets: Labels | Values) -> Any:
+        """Build the skorch net for validated data: sized, seeded, not initialized.
+
+        Parameters
+        ----------
+        X : ndarray or csr matrix of shape (n_samples, n_features), float32
+            Its columns are standardised inside the net.
+        y : ndarray of shape (n_samples,)
+            For a stratified validation split.
+        targets : Labels or Values
+            What the outputs stand for.
+
+        Returns
+        -------
+        net : skorch.NeuralNet
+        """
+        if self.norm == "batch" and X.shape[0] == 1:
+            raise ValueError(
+                "norm='batch' cannot train on 1 sample; use norm=None or 'layer'."
+            )
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
+        module_seed, order_seed, split_seed = map(int, seeds)
+        mean, scale = column_mean_and_scale(X)
+        optimizer, options = _OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
+        return self._net_class(
+            TabularModule,
+            module__mean=mean,
+            module__scale=scale,
+            module__n_outputs=targets.n_outputs,
+            module__hidden_layer_sizes=tuple(np.atleast_1d(self.hidden_layer_sizes)),
+            module__activation=self.activation,
+            module__dropout=self.dropout,
+            module__norm=self.norm,
+            module__seed=module_seed,
+            criterion=self._criterion,
+            optimizer=optimizer,
+            optimizer__weight_decay=self.weight_decay,
+            **{f"optimizer__{name}": value for name, value in options.items()},
+            lr=self.lr,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            iterator_train=BatchIterator,
+            iterator_train__shuffle=True,
+            iterator_train__random_state=order_seed,
+            iterator_valid=BatchIterator,
+            iterator_valid__batch_size=max(self.batch_size, _PREDICT_ROWS),
+            train_split=self._split(y, split_seed),
+            callbacks=self._callbacks(),
+            device=self.device,
+            verbose=self.verbose,
+        )
+
+    def _callbacks(self) -> list[Any]:
+        callbacks = list(self.callbacks or [])
+        if self.early_stopping:
+            stopping = EarlyStopping(patience=self.patience, load_best=True, sink=noop)
+            callbacks.append(("early_stopping", stopping))
+        return callbacks
+
+    def _split(self, y: np.ndarray, seed: int) -> ValidSplit | None:
+        """Hold out a fraction for early stopping, stratified where classes allow."""
+        if not self.early_stopping:
+            return None
+        stratified = False
+        if not self._numeric_y:
+            n_valid = int(np.ceil(self.validation_fraction * len(y)))
+            _, counts = np.unique(y, return_counts=True)
+            room = min(n_valid, len(y) - n_valid)
+            stratified = bool(counts.min() >= 2 and len(counts) <= room)
+        return ValidSplit(
+            float(self.validation_fraction), stratified=stratified, random_state=seed
+        )
+
+
+class TabularNetClassifier(NetClassifierMixin, TabularNet):
+    """A dense neural net for tabular data: the classifier that a pruner starts from.
+
+    A multilayer perceptron trained on cross-entropy. Columns are standardised in its
+    first stage, so raw features may be passed. It is an ordinary scikit-learn
+    estimator; the skorch net that it builds is in ``net_``.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
+        Neurons of every hidden layer; ``()`` for a linear model.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, \
+            default="relu"
+        After every hidden layer.
+    dropout : float in [0, 1), default=0.0
+        Probability that a hidden activation is zeroed in training.
+    norm : {"batch", "layer"} or None, default=None
+        Normalisation before every activation. docs/defaults.md has what it brings.
+    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
+        ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch optimizer class
+        that takes `lr` and `weight_decay`.
+    lr : float, default=1e-3
+        Learning rate.
+    weight_decay : float, default=1e-4
+        Decay of the weights, as `optimizer` defines it.
+    batch_size : int, default=128
+        Rows in a training step.
+    max_epochs : int, default=20
+        Passes over the training data.
+    early_stopping : bool, default=False
+        Hold out `validation_fraction` of the rows, stop when their loss has not
+        improved for `patience` epochs, and restore the best epoch.
+    validation_fraction : float in (0, 1), default=0.1
+        Only with `early_stopping`.
+    patience : int, default=5
+        Only with `early_stopping`.
+    callbacks : list or None, default=None
+        skorch callbacks, added to the net's own.
+    device : str, default="cpu"
+        Where torch trains and predicts.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, order of rows, dropout and validation split. No global
+        random state is read or changed.
+    verbose : int, default=0
+        Passed to the skorch net, for callbacks that print.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNetClassifier
+        The trained net, without its optimizer.
+    classes_ : ndarray of shape (n_classes,)
+        The class labels.
+    n_features_in_ : int
+        Columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, when X was a DataFrame with string names.
+
+    See Also
+    --------
+    PrunedClassifier : Makes such a net sparse.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_sparse_nn import TabularNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = TabularNetClassifier((32,), lr=0.01, random_state=0).fit(X, y)
+    >>> bool(net.score(X, y) > 0.9)
+    True
+    """
+
+    _net_class = _TabularNeuralNetClassifier
+    _criterion = torch.nn.CrossEntropyLoss
+
+
+class TabularNetRegressor(NetRegressorMixin, TabularNet):
+    """A dense neural net for tabular data: the regressor that a pruner starts from.
+
+    A multilayer perceptron trained on squared error. Columns are standardised in its
+    first stage and targets before training, so raw units may be passed and come back.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
+        Neurons of every hidden layer; ``()`` for a linear model.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, \
+            default="relu"
+        After every hidden layer.
+    dropout : float in [0, 1), default=0.0
+        Probability that a hidden activation is zeroed in training.
+    norm : {"batch", "layer"} or None, default=None
+        Normalisation before every activation. docs/defaults.md has what it brings.
+    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
+        ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch optimizer class
+        that takes `lr` and `weight_decay`.
+    lr : float, default=1e-3
+        Learning rate.
+    weight_decay : float, default=1e-4
+        Decay of the weights, as `optimizer` defines it.
+    batch_size : int, default=128
+        Rows in a training step.
+    max_epochs : int, default=20
+        Passes over the training data.
+    early_stopping : bool, default=False
+        Hold out `validation_fraction` of the rows, stop when their loss has not
+        improved for `patience` epochs, and restore the best epoch.
+    validation_fraction : float in (0, 1), default=0.1
+        Only with `early_stopping`.
+    patience : int, default=5
+        Only with `early_stopping`.
+    callbacks : list or None, default=None
+        skorch callbacks, added to the net's own.
+    device : str, default="cpu"
+        Where torch trains and predicts.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, order of rows, dropout and validation split. No global
+        random state is read or changed.
+    verbose : int, default=0
+        Passed to the skorch net, for callbacks that print.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNetRegressor
+        The trained net, without its optimizer; its outputs are standardised.
+    n_features_in_ : int
+        Columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, when X was a DataFrame with string names.
+
+    See Also
+    --------
+    PrunedRegressor : Makes such a net sparse.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_sparse_nn import TabularNetRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> net = TabularNetRegressor((32,), lr=0.01, random_state=0).fit(X, y)
+    >>> bool(net.score(X, y) > 0.4)
+    True
+    """
+
+    _net_class = _TabularNeuralNetRegressor
+    _criterion = torch.nn.MSELoss
+
+
+def column_mean_and_scale(X: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the mean and standard deviation of every column, in float64.
+
+    Parameters
+    ----------
+    X : ndarray or csr matrix of shape (n_samples, n_features), float32
+        Read in chunks of rows, so memory stays bounded.
+
+    Returns
+    -------
+    mean, scale : ndarray of shape (n_features,), float64
+        The scale of a constant column is 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> column_mean_and_scale(np.array([[0.0, 5.0], [2.0, 5.0]], dtype="float32"))
+    (array([1., 5.]), array([1., 1.]))
+    """
+    if sparse.issparse(X):
+        mean, variance = mean_variance_axis(X, axis=0)
+        mean, variance = mean.astype(np.float64), variance.astype(np.float64)
+    else:
+        chunks = np.array_split(X, max(1, X.size // 2**22))
+        mean = sum(c.sum(axis=0, dtype=np.float64) for c in chunks) / len(X)
+        squares = (((c - mean) ** 2).sum(axis=0, dtype=np.float64) for c in chunks)
+        variance = sum(squares) / len(X)
+    scale = np.sqrt(variance)
+    # Below float32's resolution a spread is rounding, not information.
+    constant = scale <= np.finfo(np.float32).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, scale)

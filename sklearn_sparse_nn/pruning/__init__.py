@@ -1,0 +1,1 @@
+"""The pruners: estimators around one engine."""
