@@ -41,7 +41,7 @@ class PrunableLayer:
     @property
     def weight(self) -> nn.Parameter:
         """The parameter itself."""
-        return self.module.weight
+        return self.module.get_parameter("weight")
 
     def turned(self, tensor: Tensor) -> Tensor:
         """Turn a tensor of the weight's shape to (out, in, ...), or back."""

@@ -28,6 +28,9 @@ class Standardize(nn.Module):
         Of the training data.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, mean: np.ndarray, scale: np.ndarray) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))

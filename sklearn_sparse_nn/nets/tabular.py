@@ -33,11 +33,15 @@ _OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True}),
 }
+_POSITIVE = Interval(Integral, 1, None, closed="left")
 _PREDICT_ROWS = 1024  # a batch of activations of the default net then fits in L2
 
 
 class _TabularNeuralNet:
     """What the two skorch nets below share: few callbacks, a short memory."""
+
+    train_split: Any
+    history: Any
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -47,13 +51,15 @@ class _TabularNeuralNet:
             callbacks += self._valid_scores
         return callbacks
 
-    _valid_scores: ClassVar[list[tuple[str, Any]]] = []
+    @property
+    def _valid_scores(self) -> list[tuple[str, Any]]:
+        return []
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Forget the batches of the last epoch: its means are in the history."""
         if self.history:
             self.history[-1]["batches"].clear()
-        super().on_epoch_begin(net, **kwargs)
+        super().on_epoch_begin(net, **kwargs)  # type: ignore[misc]
 
 
 class _TabularNeuralNetClassifier(_TabularNeuralNet, NeuralNetClassifier):
@@ -67,22 +73,78 @@ class _TabularNeuralNetRegressor(_TabularNeuralNet, NeuralNetRegressor):
     pass
 
 
+# Said once, for both classes.
+_PARAMETERS = """\
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
+        Neurons of every hidden layer; ``()`` for a linear model.
+    activation : str, default="relu"
+        ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"tanh"``,
+        after every hidden layer.
+    dropout : float in [0, 1), default=0.0
+        Probability that a hidden activation is zeroed in training.
+    norm : {"batch", "layer"} or None, default=None
+        Normalisation before every activation. docs/defaults.md has what it brings.
+    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
+        ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch optimizer class
+        that takes `lr` and `weight_decay`.
+    lr : float, default=1e-3
+        Learning rate.
+    weight_decay : float, default=1e-4
+        Decay of the weights, as `optimizer` defines it.
+    batch_size : int or "auto", default="auto"
+        Rows in a training step. ``"auto"`` takes a 64th of the rows, at least 16 and
+        at most 256: a small set needs many small steps to recover from pruning.
+    max_epochs : int, default=20
+        Passes over the training data.
+    early_stopping : bool, default=False
+        Hold out `validation_fraction` of the rows, stop when their loss has not
+        improved for `patience` epochs, and restore the best epoch.
+    validation_fraction : float in (0, 1), default=0.1
+        Only with `early_stopping`.
+    patience : int, default=5
+        Only with `early_stopping`.
+    callbacks : list or None, default=None
+        skorch callbacks, added to the net's own.
+    device : str, default="cpu"
+        Where torch trains and predicts.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, order of rows, dropout and validation split. No global
+        random state is read or changed.
+    verbose : int, default=0
+        Passed to the skorch net, for callbacks that print.
+"""
+_ATTRIBUTES = """\
+    n_features_in_ : int
+        Columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, when X was a DataFrame with string names.
+"""
+
+
 class TabularNet(NetEstimator):
     """What the classifier and the regressor share; not for use by itself."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": [
+            "array-like",
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "norm": [StrOptions(set(NORMS)), None],
         "optimizer": [StrOptions(set(_OPTIMIZERS)), callable],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "max_epochs": [_POSITIVE],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "patience": [Interval(Integral, 1, None, closed="left")],
+        "patience": [_POSITIVE],
         "callbacks": [list, None],
         "device": [str],
         "random_state": ["random_state"],
@@ -99,7 +161,7 @@ class TabularNet(NetEstimator):
         optimizer: Any = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        batch_size: int = 128,
+        batch_size: int | str = "auto",
         max_epochs: int = 20,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -159,6 +221,9 @@ class TabularNet(NetEstimator):
             )
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         module_seed, order_seed, split_seed = map(int, seeds)
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = min(256, max(16, X.shape[0] // 64))
         mean, scale = column_mean_and_scale(X)
         optimizer, options = _OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
         return self._net_class(
@@ -176,13 +241,13 @@ class TabularNet(NetEstimator):
             optimizer__weight_decay=self.weight_decay,
             **{f"optimizer__{name}": value for name, value in options.items()},
             lr=self.lr,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             max_epochs=self.max_epochs,
             iterator_train=BatchIterator,
             iterator_train__shuffle=True,
             iterator_train__random_state=order_seed,
             iterator_valid=BatchIterator,
-            iterator_valid__batch_size=max(self.batch_size, _PREDICT_ROWS),
+            iterator_valid__batch_size=max(batch_size, _PREDICT_ROWS),
             train_split=self._split(y, split_seed),
             callbacks=self._callbacks(),
             device=self.device,
@@ -212,62 +277,20 @@ class TabularNet(NetEstimator):
 
 
 class TabularNetClassifier(NetClassifierMixin, TabularNet):
-    """A dense neural net for tabular data: the classifier that a pruner starts from.
+    __doc__ = f"""A dense neural net for tabular data: what a pruner starts from.
 
     A multilayer perceptron trained on cross-entropy. Columns are standardised in its
     first stage, so raw features may be passed. It is an ordinary scikit-learn
     estimator; the skorch net that it builds is in ``net_``.
 
-    Parameters
-    ----------
-    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
-        Neurons of every hidden layer; ``()`` for a linear model.
-    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, \
-            default="relu"
-        After every hidden layer.
-    dropout : float in [0, 1), default=0.0
-        Probability that a hidden activation is zeroed in training.
-    norm : {"batch", "layer"} or None, default=None
-        Normalisation before every activation. docs/defaults.md has what it brings.
-    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
-        ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch optimizer class
-        that takes `lr` and `weight_decay`.
-    lr : float, default=1e-3
-        Learning rate.
-    weight_decay : float, default=1e-4
-        Decay of the weights, as `optimizer` defines it.
-    batch_size : int, default=128
-        Rows in a training step.
-    max_epochs : int, default=20
-        Passes over the training data.
-    early_stopping : bool, default=False
-        Hold out `validation_fraction` of the rows, stop when their loss has not
-        improved for `patience` epochs, and restore the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Only with `early_stopping`.
-    patience : int, default=5
-        Only with `early_stopping`.
-    callbacks : list or None, default=None
-        skorch callbacks, added to the net's own.
-    device : str, default="cpu"
-        Where torch trains and predicts.
-    random_state : int, RandomState instance or None, default=None
-        Seeds initial weights, order of rows, dropout and validation split. No global
-        random state is read or changed.
-    verbose : int, default=0
-        Passed to the skorch net, for callbacks that print.
-
+{_PARAMETERS}
     Attributes
     ----------
     net_ : skorch.NeuralNetClassifier
         The trained net, without its optimizer.
     classes_ : ndarray of shape (n_classes,)
         The class labels.
-    n_features_in_ : int
-        Columns seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, when X was a DataFrame with string names.
-
+{_ATTRIBUTES}
     See Also
     --------
     PrunedClassifier : Makes such a net sparse.
@@ -287,59 +310,17 @@ class TabularNetClassifier(NetClassifierMixin, TabularNet):
 
 
 class TabularNetRegressor(NetRegressorMixin, TabularNet):
-    """A dense neural net for tabular data: the regressor that a pruner starts from.
+    __doc__ = f"""A dense neural net for tabular data: what a pruner starts from.
 
     A multilayer perceptron trained on squared error. Columns are standardised in its
     first stage and targets before training, so raw units may be passed and come back.
 
-    Parameters
-    ----------
-    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
-        Neurons of every hidden layer; ``()`` for a linear model.
-    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, \
-            default="relu"
-        After every hidden layer.
-    dropout : float in [0, 1), default=0.0
-        Probability that a hidden activation is zeroed in training.
-    norm : {"batch", "layer"} or None, default=None
-        Normalisation before every activation. docs/defaults.md has what it brings.
-    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
-        ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch optimizer class
-        that takes `lr` and `weight_decay`.
-    lr : float, default=1e-3
-        Learning rate.
-    weight_decay : float, default=1e-4
-        Decay of the weights, as `optimizer` defines it.
-    batch_size : int, default=128
-        Rows in a training step.
-    max_epochs : int, default=20
-        Passes over the training data.
-    early_stopping : bool, default=False
-        Hold out `validation_fraction` of the rows, stop when their loss has not
-        improved for `patience` epochs, and restore the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Only with `early_stopping`.
-    patience : int, default=5
-        Only with `early_stopping`.
-    callbacks : list or None, default=None
-        skorch callbacks, added to the net's own.
-    device : str, default="cpu"
-        Where torch trains and predicts.
-    random_state : int, RandomState instance or None, default=None
-        Seeds initial weights, order of rows, dropout and validation split. No global
-        random state is read or changed.
-    verbose : int, default=0
-        Passed to the skorch net, for callbacks that print.
-
+{_PARAMETERS}
     Attributes
     ----------
     net_ : skorch.NeuralNetRegressor
         The trained net, without its optimizer; its outputs are standardised.
-    n_features_in_ : int
-        Columns seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, when X was a DataFrame with string names.
-
+{_ATTRIBUTES}
     See Also
     --------
     PrunedRegressor : Makes such a net sparse.

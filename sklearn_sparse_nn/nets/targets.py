@@ -78,4 +78,6 @@ class Values:
 
     def decode(self, outputs: Any) -> np.ndarray:
         """Give values in their own units, float64 of shape (n,)."""
-        return np.asarray(outputs, dtype=np.float64).reshape(-1) * self.scale + self.mean
+        return (
+            np.asarray(outputs, dtype=np.float64).reshape(-1) * self.scale + self.mean
+        )

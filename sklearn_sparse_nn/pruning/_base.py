@@ -12,19 +12,11 @@ from sklearn.base import (
     MetaEstimatorMixin,
     TransformerMixin,
 )
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
-from sklearn_sparse_nn._compat import (
-    HasMethods,
-    Integral,
-    Interval,
-    Real,
-    RealNotInt,
-    StrOptions,
-    refuse_dataframe_output,
-)
+from sklearn_sparse_nn._compat import refuse_dataframe_output
+from sklearn_sparse_nn.core.granularity import Block, resolve_granularity
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import isolated_rng
@@ -37,6 +29,7 @@ from sklearn_sparse_nn.pruning._dense import (
     own_net_input,
 )
 from sklearn_sparse_nn.pruning._engine import prune
+from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
 from sklearn_sparse_nn.pruning._paths import (
     effective_nonzeros,
     input_importances,
@@ -46,7 +39,6 @@ from sklearn_sparse_nn.pruning._request import resolve_request
 
 __all__ = ["BasePruner"]
 
-_COUNT = Interval(Integral, 0, None, closed="left")
 _FORMATS = ("csr", "csc", "coo", "bsr", "dense")
 
 
@@ -57,30 +49,13 @@ class BasePruner(
     TransformerMixin,
     MetaEstimatorMixin,
     NetEstimator,
-    auto_wrap_output_keys=None,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
     """The meta-estimator around a skorch net; not for use by itself."""
 
     _default_estimator: ClassVar[type[TabularNet]]
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "estimator": [NeuralNet, TabularNet, FrozenEstimator, None],
-        "sparsity": [Interval(RealNotInt, 0, 1, closed="left"), _COUNT, dict],
-        "threshold": [Interval(Real, None, None, closed="neither"), None],
-        "importance": [str, callable],
-        "granularity": [str, HasMethods(["pool", "choose", "expand"])],
-        "allocation": [str, callable],
-        "schedule": [str, callable],
-        "n_steps": [Interval(Integral, 1, None, closed="left")],
-        "dense_epochs": [_COUNT, None],
-        "prune_epochs": [_COUNT],
-        "finetune_epochs": [_COUNT],
-        "rewind": [StrOptions({"weights", "learning_rate"}), None],
-        "layers": [str, list, tuple, None],
-        "memory": [str, HasMethods("cache"), None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
 
     def __init__(
         self,
@@ -262,12 +237,9 @@ class BasePruner(
         return input_importances(chain)
 
     def _weights(self, format: str) -> dict[str, Any]:
-        block = getattr(self.granularity, "rows", None), None
-        if isinstance(self.granularity, str) and self.granularity.startswith("block:"):
-            rows, columns = self.granularity.removeprefix("block:").split("x")
-            block = int(rows), int(columns)
+        part = resolve_granularity(self.granularity)
+        block = (part.rows, part.columns) if isinstance(part, Block) else None
         layers = prunable_layers(self.net_.module_)
-        block = block if None not in block else None
         return {name: as_sparse(layer, format, block) for name, layer in layers.items()}
 
     def _hidden(self, net: NeuralNet, X: Any) -> sparse.csr_array:
@@ -298,7 +270,7 @@ class BasePruner(
         return [np.float32, np.int64, np.int32, np.int16, np.int8, np.uint8]
 
     @property
-    def _allow_nd(self) -> bool:
+    def _allow_nd(self) -> bool:  # type: ignore[override]
         return is_own_net(self.estimator)
 
     def __sklearn_tags__(self) -> Any:

@@ -105,7 +105,7 @@ def _check_kind(inner: Any, default: type[TabularNet]) -> None:
     wanted, other = is_classifier, is_regressor
     if is_regressor(default()):
         wanted, other = other, wanted
-    if isinstance(inner, NetEstimator) and not wanted(inner) or other(inner):
+    if (isinstance(inner, NetEstimator) and not wanted(inner)) or other(inner):
         raise TypeError(
             f"estimator is a {type(inner).__name__}, but this pruner needs a "
             f"{'classifier' if wanted is is_classifier else 'regressor'} such as "
@@ -194,5 +194,7 @@ def own_net_input(module: nn.Module, X: Any) -> Any:
 def _outputs(net: NeuralNet, X: Any) -> torch.Tensor:
     """Look at the module's outputs for a row or two; lazy layers get their shape."""
     with torch.random.fork_rng(devices=[]):
-        outputs = next(net.forward_iter(as_net_input(own_net_input(net.module_, X)[:2])))
+        outputs = next(
+            net.forward_iter(as_net_input(own_net_input(net.module_, X)[:2]))
+        )
     return outputs[0] if isinstance(outputs, tuple) else outputs

@@ -39,6 +39,8 @@ def linear_chain(
             last = by_module[child]
             weights[last] = matrix
         elif isinstance(child, nn.BatchNorm1d) and last is not None:
+            if child.running_var is None:  # it normalises by each batch
+                return None
             scale = torch.rsqrt(child.running_var + child.eps)
             if child.weight is not None:
                 scale = scale * child.weight

@@ -132,9 +132,7 @@ def _targets(
     return match_layers(names, pruner.layers)
 
 
-def _by_layer(
-    sparsity: Mapping[str, float], names: Iterable[str]
-) -> dict[str, float]:
+def _by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
     """Give every layer that a pattern matches its sparsity; the first match counts."""
     found: dict[str, float] = {}
     for pattern, value in sparsity.items():

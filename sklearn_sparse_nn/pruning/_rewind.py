@@ -43,9 +43,7 @@ class Beginning:
 
     def restore_learning_rate(self) -> None:
         """Put back the optimizer's settings and start learning-rate schedules anew."""
-        for optimizer, groups in zip(
-            _optimizers(self._net), self._groups, strict=True
-        ):
+        for optimizer, groups in zip(_optimizers(self._net), self._groups, strict=True):
             for group, settings in zip(optimizer.param_groups, groups, strict=True):
                 group.update(deepcopy(settings))
         for callback, state in self._schedulers:

@@ -1,0 +1,115 @@
+"""The parameters of the pruners: what each may be, said once for code and reader."""
+
+from typing import Any
+
+from sklearn.frozen import FrozenEstimator
+from skorch import NeuralNet
+
+from sklearn_sparse_nn._compat import (
+    HasMethods,
+    Integral,
+    Interval,
+    Real,
+    RealNotInt,
+    StrOptions,
+)
+from sklearn_sparse_nn.nets.tabular import TabularNet
+
+__all__ = ["ATTRIBUTES", "CONSTRAINTS", "PARAMETERS"]
+
+_COUNT = Interval(Integral, 0, None, closed="left")
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "estimator": [NeuralNet, TabularNet, FrozenEstimator, None],
+    "sparsity": [Interval(RealNotInt, 0, 1, closed="left"), _COUNT, dict],
+    "threshold": [Interval(Real, None, None, closed="neither"), None],
+    "importance": [str, callable],
+    "granularity": [str, HasMethods(["pool", "choose", "expand"])],
+    "allocation": [str, callable],
+    "schedule": [str, callable],
+    "n_steps": [Interval(Integral, 1, None, closed="left")],
+    "dense_epochs": [_COUNT, None],
+    "prune_epochs": [_COUNT],
+    "finetune_epochs": [_COUNT],
+    "rewind": [StrOptions({"weights", "learning_rate"}), None],
+    "layers": [str, list, tuple, None],
+    "memory": [str, HasMethods("cache"), None],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+PARAMETERS = """\
+    Parameters
+    ----------
+    estimator : estimator or None, default=None
+        The net to prune, never changed: an unfitted skorch net of your own, a
+        TabularNet, or ``FrozenEstimator`` around a fitted one of these, which skips
+        the dense phase. None for a TabularNet as it comes.
+    sparsity : float, int or dict, default=0.9
+        How much to prune. A float in [0, 1) is the fraction of prunable weights that
+        become zero, rounded to the nearest count, half up. An int k above 0 keeps at
+        most k non-zeros. A dict gives fractions by layer pattern, as in
+        ``{"hidden_*": 0.95, "output": 0.5}``; layers that no pattern matches are not
+        pruned, and of several patterns the first counts. With groups larger than one
+        weight, as many of the best are kept as fit. 0 trains the dense net for as
+        many epochs as a sparse one.
+    threshold : float or None, default=None
+        Instead of `sparsity`: prune all that scores below it.
+    importance : str or callable, default="magnitude"
+        What to keep: ``"magnitude"`` (L1), ``"magnitude_l2"``, ``"random"``, or a
+        function ``weight -> scores`` of tensors, high = keep.
+    granularity : str or object, default="unstructured"
+        What lives or dies together: ``"unstructured"``, ``"neuron"`` (rows; not the
+        outputs', unless `layers` names them), ``"input"`` (columns), ``"block:RxC"``
+        as in ``"block:4x1"``, or ``"N:M"`` as in ``"2:4"``: at most 2 of every 4
+        weights along the inputs, and fewer where `sparsity` is above 0.5.
+    allocation : {"global", "uniform"} or callable, default="global"
+        How the budget is split over layers: one ranking of all weights, or the same
+        sparsity for each layer.
+    schedule : str or callable, default="cubic"
+        When how much is pruned: ``"oneshot"``, ``"linear"``, ``"cubic"``,
+        ``"exponential"``, ``"cosine"``, an object such as ``Polynomial(power=3)``
+        (then ``schedule__power`` can be searched), or any non-decreasing function of
+        progress in 0..1 that ends at 1.
+    n_steps : int, default=10
+        Pruning events, spread over the pruning phase; each begins an epoch.
+    dense_epochs : int or None, default=None
+        Epochs before the first event. None for the net's own ``max_epochs``; 0 prunes
+        before training.
+    prune_epochs : int, default=10
+        Epochs of the pruning phase.
+    finetune_epochs : int, default=10
+        Epochs under the final masks. The net's own early stopping ends this phase
+        and the dense one early, but not the pruning phase.
+    rewind : {"weights", "learning_rate"} or None, default=None
+        What is put back to its beginning before fine-tuning: the learning rate and
+        its schedule, or these and the surviving weights.
+    layers : str, list of str or None, default=None
+        Patterns of the layers to prune; None for every prunable weight.
+    memory : str, joblib.Memory or None, default=None
+        Accepted, and not used yet: every fit trains its own dense phase.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the pruning, and the net where it has no random state of its own.
+        Global random state is left as found.
+    verbose : int, default=0
+        1 prints a line for every epoch.
+"""
+
+ATTRIBUTES = """\
+    masks_ : dict of layer name to bool ndarray of the weight's shape
+        True = the weight lives.
+    sparsity_ : float
+        Fraction of the weights of the layers to prune that are zero.
+    n_nonzero_ : int
+        Weights of these layers that live.
+    layer_sparsity_ : dict of layer name to float
+        The same by layer.
+    history_ : list of dict
+        A row for every epoch: phase, epoch, sparsity, losses and scores.
+    feature_importances_ : ndarray of shape (n_features_in_,)
+        Mass of the surviving paths from each input; for chains of Linear layers.
+    n_features_in_ : int
+        Columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, when X was a DataFrame with string names.
+"""
