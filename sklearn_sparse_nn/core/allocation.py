@@ -6,7 +6,9 @@ An allocation is a function ``(pooled, sizes, budget) -> groups to keep per laye
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,40 +79,40 @@ class Budget:
     """
 
     n_weights: Mapping[str, int]
-    sparsity: float | int | Mapping[str, float] = 0.0
+    sparsity: Any = 0.0
     threshold: float | None = None
     share: float = 1.0
 
     def due(self, n_zeros: int) -> int:
         """Give the part of `n_zeros` final zeros that is due by now, half up."""
-        return _round_half_up(Fraction(self.share) * n_zeros)
+        return n_pruned(self.share, n_zeros)
 
     def kept(self, layer: str | None = None) -> int:
         """Count the weights that live, in one layer or in all together.
 
         A fraction is applied to the layer's own weights. A number of non-zeros is
-        split in proportion to the layers' sizes (largest remainders), so that the
-        layers add up to it.
+        split in proportion to the layers' sizes (largest remainders), so that in the
+        end the layers add up to it.
         """
+        size = sum(self.n_weights.values()) if layer is None else self.n_weights[layer]
         if isinstance(self.sparsity, Mapping):
-            layers = self.n_weights if layer is None else [layer]
-            return sum(
-                self._kept_of(self.n_weights[x], self.sparsity[x]) for x in layers
-            )
-        if layer is None:
-            return self._kept_of(sum(self.n_weights.values()), self.sparsity)
-        if isinstance(self.sparsity, int) and self.sparsity > 0:
-            return _in_proportion(self.kept(), self.n_weights)[layer]
-        return self._kept_of(self.n_weights[layer], self.sparsity)
+            if layer is None:
+                return sum(self.kept(name) for name in self.n_weights)
+            return size - self.due(n_pruned(self.sparsity[layer], size))
+        if not self._counts_nonzeros:
+            return size - self.due(n_pruned(self.sparsity, size))
+        k = min(int(self.sparsity), sum(self.n_weights.values()))
+        if layer is not None:
+            k = _in_proportion(k, self.n_weights)[layer]
+        return size - self.due(size - k)
+
+    @property
+    def _counts_nonzeros(self) -> bool:
+        return isinstance(self.sparsity, Integral) and int(self.sparsity) > 0
 
     def asks_to_empty(self, layer: str) -> bool:
         """Tell whether a layer was asked to lose every weight."""
         return isinstance(self.sparsity, Mapping) and self.sparsity[layer] == 1
-
-    def _kept_of(self, size: int, sparsity: float | int) -> int:
-        if isinstance(sparsity, int) and sparsity > 0:
-            return size - self.due(max(size - sparsity, 0))
-        return size - self.due(n_pruned(sparsity, size))
 
 
 def _in_proportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -231,9 +233,10 @@ def below_threshold(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, 
         raise ValueError("below_threshold needs a budget with a threshold, not None.")
     n_groups = {}
     for name, scores in pooled.items():
-        alive = sizes[name] > 0
-        below = int((scores[alive] < budget.threshold).sum())
-        n_groups[name] = int(alive.sum()) - budget.due(below)
+        # What died earlier counts as below, so that the shares do not compound.
+        below = int((scores < budget.threshold).sum())
+        alive = int((sizes[name] > 0).sum())
+        n_groups[name] = min(scores.numel() - budget.due(below), alive)
     return n_groups
 
 

@@ -1,6 +1,7 @@
 """Which parts go together: one checker, asked before any training."""
 
 from collections.abc import Mapping
+from numbers import Integral
 
 from sklearn_sparse_nn.core.granularity import NM, Granularity
 
@@ -50,8 +51,8 @@ def check_parts(
     size = sum(n_weights.values())
     least = 1 - granularity.n / granularity.m
     if isinstance(sparsity, Mapping):
-        asked = min(sparsity.values())
-    elif isinstance(sparsity, int) and sparsity > 0:
+        asked = min((value for value in sparsity.values() if value), default=0.0)
+    elif isinstance(sparsity, Integral) and sparsity > 0:
         asked = 1 - sparsity / size
     else:
         asked = sparsity

@@ -9,6 +9,7 @@ import re
 from typing import Protocol, runtime_checkable
 
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from sklearn_sparse_nn.exceptions import UnknownNameError
@@ -126,7 +127,7 @@ class Input:
         return values.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
 
-class Block:
+class Block(BaseEstimator):
     """Rectangles of `rows` x `columns` weights; those at the edges may be smaller.
 
     Parameters
@@ -138,9 +139,6 @@ class Block:
     def __init__(self, rows: int, columns: int) -> None:
         self.rows = rows
         self.columns = columns
-
-    def __repr__(self) -> str:
-        return f"Block({self.rows}, {self.columns})"
 
     def pool(self, scores: Tensor) -> Tensor:
         """Give the mean score of every block, ragged ones over what they have."""
@@ -171,7 +169,7 @@ class Block:
         return blocks.sum((1, 3))
 
 
-class NM:
+class NM(BaseEstimator):
     """At most `n` of every `m` weights in a row along the inputs.
 
     The last group of a row may be shorter than `m`. A sparsity above ``1 - n / m``
@@ -190,9 +188,6 @@ class NM:
     def __init__(self, n: int, m: int) -> None:
         self.n = n
         self.m = m
-
-    def __repr__(self) -> str:
-        return f"NM({self.n}, {self.m})"
 
     def pool(self, scores: Tensor) -> Tensor:
         """Give the scores as a matrix (out, in * kernel)."""
@@ -241,9 +236,9 @@ def resolve_granularity(granularity: str | Granularity) -> Granularity:
     Examples
     --------
     >>> resolve_granularity("block:4x1")
-    Block(4, 1)
+    Block(columns=1, rows=4)
     >>> resolve_granularity("2:4")
-    NM(2, 4)
+    NM(m=4, n=2)
     """
     if not isinstance(granularity, str):
         return granularity

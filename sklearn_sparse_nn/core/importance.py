@@ -6,6 +6,7 @@ names are its needs: only the statistics that it names are gathered and passed.
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -150,7 +151,7 @@ def needs(importance: Importance) -> tuple[str, ...]:
     ----------
     importance : callable
         Its keyword-only parameters are its needs. One with a default that is no
-        statistic is the function's own option and is left alone.
+        statistic, or that a ``functools.partial`` has bound, is left alone.
 
     Returns
     -------
@@ -167,9 +168,16 @@ def needs(importance: Importance) -> tuple[str, ...]:
     >>> needs(random)
     ('generator',)
     """
+    try:
+        parameters = inspect.signature(importance).parameters.values()
+    except ValueError:  # torch.abs and others written in C say nothing
+        return ()
+    bound = importance.keywords if isinstance(importance, partial) else {}
     wanted = []
-    for parameter in inspect.signature(importance).parameters.values():
+    for parameter in parameters:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.name in bound:
             continue
         if parameter.name in STATISTICS:
             wanted.append(parameter.name)

@@ -88,11 +88,8 @@ def select(
         pooled[name], sizes[name] = _pool(scores, alive[name], granularity)
     preferred = _lift_preferred(pooled, granularity)
     counts = _count(pooled, sizes, allocation, budget)
-    if budget.share == 1:
-        counts = {
-            name: min(n, preferred.get(name, n)) if n else n
-            for name, n in counts.items()
-        }
+    if budget.share == 1 and budget.kept() < sum(budget.n_weights.values()):
+        counts = {name: min(n, preferred.get(name, n)) for name, n in counts.items()}
     return {
         name: granularity.expand(
             granularity.choose(pooled[name], counts[name]), weight.shape
@@ -142,19 +139,22 @@ def _lift_preferred(
 ) -> dict[str, int]:
     """Rank groups that must outlive the others above them, in all layers alike.
 
+    Scores become ranks, which leave room above them whatever the scores' range.
     Returns the number of such groups per layer, empty if there is no preference.
     """
     prefer = getattr(granularity, "preferred", None)
     if prefer is None:
         return {}
-    finite = torch.cat([scores[scores.isfinite()] for scores in pooled.values()])
-    shift = finite.max() - finite.min() + 1.0
-    n_preferred = {}
-    for name, scores in pooled.items():
-        first = prefer(scores) & scores.isfinite()
-        pooled[name] = torch.where(first, scores, scores - shift)
-        n_preferred[name] = int(first.sum())
-    return n_preferred
+    first = {
+        name: prefer(scores) & scores.isfinite() for name, scores in pooled.items()
+    }
+    flat = torch.cat([scores.reshape(-1) for scores in pooled.values()])
+    distinct, ranks = torch.unique(flat, return_inverse=True)
+    pieces = ranks.double().split([scores.numel() for scores in pooled.values()])
+    for (name, scores), piece in zip(pooled.items(), pieces, strict=True):
+        rank = piece.reshape(scores.shape) + len(distinct) * first[name]
+        pooled[name] = rank.masked_fill(~scores.isfinite(), -torch.inf)
+    return {name: int(marks.sum()) for name, marks in first.items()}
 
 
 def _count(
@@ -179,11 +179,18 @@ def _count(
         LayerCollapseWarning,
         stacklevel=2,
     )
-    for name in collapsed:
-        flat = pooled[name].reshape(-1)
-        flat[flat.argmax()] = torch.inf
+    # Not only theirs: paying for them must not empty another layer in turn.
+    for name, scores in pooled.items():
+        if not budget.asks_to_empty(name):
+            flat = scores.reshape(-1)
+            best_group = flat.argmax()
+            if flat[best_group] > -torch.inf:
+                flat[best_group] = torch.inf
     counts = _allocate(pooled, sizes, allocation, budget)
-    return counts | {name: max(counts[name], 1) for name in collapsed}
+    return {
+        name: max(n, int((pooled[name] == torch.inf).any()))
+        for name, n in counts.items()
+    }
 
 
 def _allocate(

@@ -6,6 +6,7 @@ parameter are small estimators, so that ``schedule__power`` can be searched.
 
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -97,7 +98,7 @@ class Polynomial(BaseEstimator):
     Parameters
     ----------
     power : float, default=3
-        3 is gradual pruning's cubic schedule, 1 the linear one.
+        3 is gradual pruning's cubic schedule, 1 the linear one. Must be positive.
 
     References
     ----------
@@ -114,6 +115,10 @@ class Polynomial(BaseEstimator):
 
     def __call__(self, progress: float) -> float:
         """Give the share of the final sparsity that is due at `progress`."""
+        if not self.power > 0:
+            raise ValueError(
+                f"Polynomial(power={self.power!r}): power must be greater than 0."
+            )
         return float(1.0 - (1.0 - progress) ** self.power)
 
 
@@ -182,7 +187,7 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise UnknownNameError("schedule", schedule, SCHEDULES)
-        return SCHEDULES[schedule]
+        return copy(SCHEDULES[schedule])
     return schedule
 
 

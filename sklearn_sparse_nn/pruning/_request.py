@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklearn_sparse_nn._compat import InvalidParameterError, Real
+from sklearn_sparse_nn._compat import Integral, InvalidParameterError, Real
 from sklearn_sparse_nn.core.allocation import Allocation, Budget, resolve_allocation
 from sklearn_sparse_nn.core.compatibility import check_parts
 from sklearn_sparse_nn.core.granularity import (
@@ -133,7 +133,10 @@ def _targets(
 
 
 def _by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """Give every layer that a pattern matches its sparsity; the first match counts."""
+    """Give every layer that a pattern matches its sparsity; the first match counts.
+
+    A layer that is given 0 is left alone, as one that no pattern matches.
+    """
     found: dict[str, float] = {}
     for pattern, value in sparsity.items():
         number = isinstance(value, Real) and not isinstance(value, bool)
@@ -144,16 +147,19 @@ def _by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, 
             )
         for name in match_layers(names, pattern):
             found.setdefault(name, float(str(value)))
-    return {name: found[name] for name in names if name in found}
+    chosen = {name: found[name] for name in names if name in found}
+    return {name: value for name, value in chosen.items() if value} or chosen
 
 
 def _check_count(
     budget: Budget, layers: Mapping[str, PrunableLayer], granularity: Granularity
 ) -> None:
     """Refuse a number of non-zeros that the net cannot have."""
-    k, size = budget.sparsity, sum(budget.n_weights.values())
-    if not isinstance(k, int) or k == 0 or budget.threshold is not None:
+    size = sum(budget.n_weights.values())
+    counts_nonzeros = isinstance(budget.sparsity, Integral) and budget.sparsity != 0
+    if not counts_nonzeros or budget.threshold is not None:
         return
+    k = int(budget.sparsity)
     if k > size:
         raise ValueError(
             f"sparsity={k} keeps {k} non-zero weights, but the layers to prune have "

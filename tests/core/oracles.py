@@ -7,10 +7,10 @@ import numpy as np
 
 
 def half_up(value, times):
-    """Round ``value * times`` half up; a Decimal counts as written, a float as is."""
+    """Round ``value * times`` half up; a number counts as it is written."""
     with localcontext() as context:
         context.prec = 1100  # all digits of any float
-        product = Decimal(value) * times
+        product = Decimal(f"{value}") * times
         return int(product.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 

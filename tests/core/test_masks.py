@@ -278,13 +278,14 @@ def test_zeros_after_the_last_event_equal_the_target(
     assert n_zeros(masks[-1]) == total(weights) - k
 
 
-def test_zeros_equal_the_target_where_a_number_of_survivors_is_split_over_layers():
-    # In proportion, eleven survivors are split 5, 5, 1, but ten of them 4, 4, 2.
+def test_a_number_of_survivors_split_over_layers_is_reached_layer_by_layer():
+    # In proportion, eleven survivors are split 5, 5, 1, but ten of them 4, 4, 2: the
+    # shares that are due are shares of each layer's own last split, here 2, 2 and 0.
     weights = {"a": torch.ones(1, 6), "b": torch.ones(1, 6), "c": torch.ones(1, 2)}
     rng = np.random.default_rng(0)
     asked = {"sparsity": 10, "allocation": "uniform"}
     zeros = [n_zeros(m) for m in over_schedule(weights, (0.75, 1.0), rng, **asked)]
-    assert zeros == [3, 4]
+    assert zeros == [4, 4]
 
 
 @explore

@@ -211,7 +211,7 @@ def test_polynomial_of_a_power_that_is_not_positive_is_refused(power):
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_a_name_resolves_to_its_schedule(name):
-    assert resolve_schedule(name) is SCHEDULES[name]
+    assert resolve_schedule(name)(0.3) == SCHEDULES[name](0.3)
 
 
 @pytest.mark.parametrize("schedule", [Polynomial(2), Exponential(1.0), math.sqrt])

@@ -1,0 +1,75 @@
+"""scikit-learn's own checks, with no expected failure, and those it leaves out."""
+
+import pytest
+from sklearn.base import clone
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_sparse_nn import (
+    PrunedClassifier,
+    PrunedRegressor,
+    TabularNetClassifier,
+    TabularNetRegressor,
+)
+
+NETS = [TabularNetClassifier(), TabularNetRegressor()]
+PRUNERS = [PrunedClassifier(), PrunedRegressor()]
+# The whole default list once more where another parameter takes another path.
+VARIANTS = [
+    TabularNetClassifier(
+        (32,), lr=0.01, norm="layer", dropout=0.1, early_stopping=True
+    ),
+    PrunedClassifier(
+        TabularNetClassifier((64, 64), lr=0.01),
+        sparsity=0.5,
+        granularity="neuron",
+        allocation="uniform",
+    ),
+    PrunedRegressor(
+        TabularNetRegressor((64,), lr=0.01),
+        sparsity=0.5,
+        allocation="uniform",
+        rewind="weights",
+        finetune_epochs=40,
+    ),
+]
+
+NOT_IN_THE_DEFAULT_LIST = [
+    estimator_checks.check_param_validation,
+    estimator_checks.check_dataframe_column_names_consistency,
+    estimator_checks.check_estimators_overwrite_params,
+    estimator_checks.check_n_features_in_after_fitting,
+]
+FOR_TRANSFORMERS = [
+    estimator_checks.check_transformer_get_feature_names_out,
+    estimator_checks.check_transformer_get_feature_names_out_pandas,
+    estimator_checks.check_get_feature_names_out_error,
+    estimator_checks.check_set_output_transform,
+    estimator_checks.check_set_output_transform_pandas,
+    estimator_checks.check_global_output_transform_pandas,
+    estimator_checks.check_set_output_transform_polars,
+    estimator_checks.check_global_set_output_transform_polars,
+]
+
+
+def _ids(item):
+    return getattr(item, "__name__", None) or type(item).__name__
+
+
+@parametrize_with_checks(NETS + PRUNERS + VARIANTS)
+def test_default_list(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("check", NOT_IN_THE_DEFAULT_LIST, ids=_ids)
+@pytest.mark.parametrize("estimator", NETS + PRUNERS, ids=_ids)
+def test_not_in_the_default_list(estimator, check):
+    check(type(estimator).__name__, clone(estimator))
+
+
+# The checks themselves fit on a DataFrame and transform an array.
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+@pytest.mark.parametrize("check", FOR_TRANSFORMERS, ids=_ids)
+@pytest.mark.parametrize("estimator", PRUNERS, ids=_ids)
+def test_for_transformers(estimator, check):
+    check(type(estimator).__name__, clone(estimator))
