@@ -17,17 +17,11 @@ def classes():
     X, y = make_classification(
         120, 8, n_informative=6, n_classes=3, class_sep=2.0, random_state=0
     )
-    X, y = X.astype(np.float32), y.astype(np.int64)
-    X.setflags(write=False)
-    y.setflags(write=False)
-    return X, y
+    return X.astype(np.float32), y.astype(np.int64)
 
 
 @pytest.fixture(scope="session")
 def values():
     """Targets far from standardised, 120 rows, 8 columns."""
     X, y = make_regression(120, 8, n_informative=6, noise=1.0, random_state=0)
-    X, y = X.astype(np.float32), 1e4 + 50.0 * y
-    X.setflags(write=False)
-    y.setflags(write=False)
-    return X, y
+    return X.astype(np.float32), 1e4 + 50.0 * y

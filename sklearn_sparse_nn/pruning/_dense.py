@@ -188,7 +188,11 @@ def own_net_input(module: nn.Module, X: Any) -> Any:
         isinstance(child, (nn.Embedding, nn.EmbeddingBag)) for child in module.modules()
     )
     keep = embeds and X.dtype.kind in "iu"
-    return X.astype(np.int64 if keep else np.float32, copy=False)
+    X = X.astype(np.int64 if keep else np.float32, copy=False)
+    # A user's loader makes tensors of rows, and torch warns about memory that it must
+    # not write, such as what joblib shares between workers.
+    read_only = isinstance(X, np.ndarray) and not X.flags.writeable
+    return X.copy() if read_only else X
 
 
 def _outputs(net: NeuralNet, X: Any) -> torch.Tensor:
