@@ -83,8 +83,9 @@ class NetEstimator(BaseEstimator):
             reset=False,
         )
 
-    def _net_input(self, X: Any) -> Any:
-        return as_net_input(X)
+    def _ask(self, method: str, X: Any) -> np.ndarray:
+        """Ask the net, by the name of one of its methods, about validated rows."""
+        return getattr(self.net_, method)(as_net_input(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -123,7 +124,7 @@ class NetClassifierMixin(ClassifierMixin):
             Columns in the order of ``classes_``.
         """
         X = self._validate_X(X)
-        return self.net_.predict_proba(self._net_input(X))
+        return self._ask("predict_proba", X)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -139,7 +140,7 @@ class NetClassifierMixin(ClassifierMixin):
             The most probable label; of equal ones the first in ``classes_``.
         """
         X = self._validate_X(X)
-        numbers = self.net_.predict(self._net_input(X))
+        numbers = self._ask("predict", X)
         if numbers.ndim > 1:  # a plain skorch net gives scores, not numbers
             numbers = numbers.argmax(axis=1)
         return self.targets_.decode(numbers)
@@ -167,7 +168,7 @@ class NetRegressorMixin(RegressorMixin):
             In the units of the training targets.
         """
         X = self._validate_X(X)
-        return self.targets_.decode(self.net_.predict(self._net_input(X)))
+        return self.targets_.decode(self._ask("predict", X))
 
 
 def as_net_input(X: Any) -> Any:

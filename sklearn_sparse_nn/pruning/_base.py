@@ -244,6 +244,8 @@ class BasePruner(
 
     def _hidden(self, net: NeuralNet, X: Any) -> sparse.csr_array:
         """Give what reaches the last prunable layer, made sparse batch by batch."""
+        if is_own_net(self.estimator):
+            X = own_net_input(net.module_, X)
         *_, last = prunable_layers(net.module_).values()
         seen: list[torch.Tensor] = []
         hook = last.module.register_forward_pre_hook(
@@ -251,17 +253,20 @@ class BasePruner(
         )
         parts = []
         try:
-            for _ in net.forward_iter(self._net_input(X, net)):
-                rows = seen.pop().cpu().flatten(1).numpy()
-                parts.append(sparse.csr_array(rows))
+            with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
+                for _ in net.forward_iter(as_net_input(X)):
+                    rows = seen.pop().cpu().flatten(1).numpy()
+                    parts.append(sparse.csr_array(rows))
         finally:
             hook.remove()
         return sparse.vstack(parts, format="csr")
 
-    def _net_input(self, X: Any, net: NeuralNet | None = None) -> Any:
-        if is_own_net(self.estimator):
-            X = own_net_input((net or self.net_).module_, X)
-        return as_net_input(X)
+    def _ask(self, method: str, X: Any) -> np.ndarray:
+        if not is_own_net(self.estimator):
+            return super()._ask(method, X)
+        X = own_net_input(self.net_.module_, X)
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
+            return super()._ask(method, X)
 
     @property
     def _x_dtypes(self) -> Any:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
@@ -114,6 +116,12 @@ def _check_kind(inner: Any, default: type[TabularNet]) -> None:
 
 
 def _from_frozen(inner: Any, default: type[TabularNet], X: Any, y: Any) -> DenseNet:
+    if isinstance(inner, NeuralNet) and not inner.initialized_:
+        raise NotFittedError(
+            f"The frozen {type(inner).__name__} is not fitted yet. Fit it first, or "
+            "give it unfrozen to have it trained here."
+        )
+    check_is_fitted(inner)
     net = inner if isinstance(inner, NeuralNet) else inner.net_
     net = deepcopy(net)
     net.callbacks_ = []
