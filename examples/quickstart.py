@@ -118,13 +118,15 @@ def plot(search, path):
     for schedule, rows in results.groupby("param_prunedclassifier__schedule"):
         sparsity = rows["param_prunedclassifier__sparsity"].astype(float)
         axes.errorbar(
-            sparsity,
+            -np.log10(1 - sparsity),  # every tenfold cut in weights is as wide
             rows["mean_test_score"],
             yerr=rows["std_test_score"],
             marker="o",
             capsize=3,
             label=f"schedule={schedule!r}",
         )
+    ticks = np.array(SPARSITIES)
+    axes.set_xticks(-np.log10(1 - ticks), [f"{tick:.0%}" for tick in ticks])
     axes.set(xlabel="sparsity", ylabel="accuracy, 3 folds", title="Digits")
     axes.legend()
     figure.savefig(path, dpi=120)
