@@ -15,12 +15,14 @@ import torch
 from sklearn.datasets import make_classification
 from sklearn.neural_network import MLPClassifier
 from skorch import NeuralNetClassifier
+from skorch.dataset import Dataset
 from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader
 
 from sklearn_sparse_nn import BatchIterator, PrunedClassifier, TabularNetClassifier
 
-SIZES = (256, 256, 256)
-BATCH = 128
+SIZES = (256, 256, 256)  # the default net's
+BATCH = 128  # skorch's default; --batch for others
 EPOCHS = 3
 
 
@@ -51,6 +53,18 @@ def raw_torch(X, y):
 
 def tabular_net(X, y):
     TabularNetClassifier(SIZES, batch_size=BATCH, max_epochs=EPOCHS).fit(X, y)
+
+
+def batches_alone(iterator):
+    """Go through the rows without training: what loading itself costs."""
+
+    def run(X, y):
+        data = iterator(Dataset(X, y), batch_size=BATCH, shuffle=True)
+        for _ in range(EPOCHS):
+            for _batch in data:
+                pass
+
+    return run
 
 
 def pruned(X, y):
@@ -102,16 +116,21 @@ CONTENDERS = {
     "skorch, BatchIterator": skorch_batches,
     "skorch, default loader": skorch_net,
     "sklearn MLPClassifier": sklearn_mlp,
+    "no training: BatchIterator": batches_alone(BatchIterator),
+    "no training: default loader": batches_alone(DataLoader),
 }
 
 
 def main():
+    global BATCH
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--columns", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=BATCH)
     args = parser.parse_args()
+    BATCH = args.batch
     torch.set_num_threads(args.threads)
     X, y = make_classification(
         args.rows, args.columns, n_informative=20, random_state=0

@@ -67,8 +67,9 @@ def test_not_in_the_default_list(estimator, check):
     check(type(estimator).__name__, clone(estimator))
 
 
-# The checks themselves fit on a DataFrame and transform an array.
+# The checks themselves fit on a DataFrame and transform an array, and the reverse.
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+@pytest.mark.filterwarnings("ignore:X has feature names, but:UserWarning")
 @pytest.mark.parametrize("check", FOR_TRANSFORMERS, ids=_ids)
 @pytest.mark.parametrize("estimator", PRUNERS, ids=_ids)
 def test_for_transformers(estimator, check):

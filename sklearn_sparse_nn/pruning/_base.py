@@ -254,8 +254,9 @@ class BasePruner(
         parts = []
         try:
             with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-                for _ in net.forward_iter(as_net_input(X)):
-                    rows = seen.pop().cpu().flatten(1).numpy()
+                for outputs in net.forward_iter(as_net_input(X)):
+                    first = outputs[0] if isinstance(outputs, tuple) else outputs
+                    rows = seen.pop()[: len(first)].cpu().flatten(1).numpy()
                     parts.append(sparse.csr_array(rows))
         finally:
             hook.remove()

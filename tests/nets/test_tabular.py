@@ -185,6 +185,16 @@ def test_no_hidden_layer_is_a_linear_model(classes):
     assert net.net_.module_.output.weight.shape == (3, 8)
 
 
+@pytest.mark.parametrize("hidden", [(), (16, 12), (100, 77), (256, 256, 256)])
+def test_a_rows_prediction_does_not_depend_on_its_batch(values, hidden):
+    X, y = values
+    net = TabularNetRegressor(hidden, max_epochs=2, random_state=0).fit(X, y)
+    whole = net.predict(X)
+    for size in (1, 2, 3, 5, 17, 64):
+        parts = [net.predict(X[i : i + size]) for i in range(0, len(X), size)]
+        assert np.array_equal(np.concatenate(parts), whole)
+
+
 def test_wide_data_and_one_row():
     X = np.random.default_rng(0).normal(size=(10, 617))
     net = TabularNetRegressor((8,), max_epochs=1).fit(X, np.arange(10))
