@@ -50,13 +50,17 @@ def check_parameters(estimator: Any) -> None:
     given = estimator.get_params(deep=False)
     checked = {
         name: _Bool(value)
-        if isinstance(value, bool) and "boolean" not in constraints[name]
+        if isinstance(value, bool) and not _allows_bool(constraints[name])
         else value
         for name, value in given.items()
     }
     validate_parameter_constraints(
         constraints, checked, caller_name=type(estimator).__name__
     )
+
+
+def _allows_bool(constraints: Any) -> bool:
+    return any(word in ("boolean", "verbose") for word in constraints)
 
 
 class _Bool:

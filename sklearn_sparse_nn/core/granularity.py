@@ -25,7 +25,7 @@ __all__ = [
     "resolve_granularity",
 ]
 
-NAMES = ("unstructured", "neuron", "input", "block:RxC", "N:M")
+NAMES = ("unstructured", "neuron", "input", "block:4x1", "2:4")
 
 
 @runtime_checkable

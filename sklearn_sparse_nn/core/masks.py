@@ -107,7 +107,7 @@ def _score(
     for need in needs(importance):
         value = stats[need]
         wanted[need] = value[name] if isinstance(value, Mapping) else value
-    scores = torch.as_tensor(importance(weight.detach(), **wanted))
+    scores = torch.as_tensor(importance(weight.detach().clone(), **wanted))
     if scores.shape != weight.shape:
         raise ValueError(
             f"The importance gave scores of shape {tuple(scores.shape)} for layer "

@@ -20,11 +20,6 @@ class NetEstimator(BaseEstimator):
     A subclass gives ``_fit(X, y) -> dict of fitted attributes``.
     """
 
-    #: What X is converted to: the first, unless it has one of the others already.
-    _x_dtypes: Any = np.float32
-    #: Whether X may have more than two axes, as images for a convolution do.
-    _allow_nd = False
-
     def fit(self, X: Any, y: Any, **fit_params: Any) -> "NetEstimator":
         """Fit to training data.
 
@@ -42,8 +37,9 @@ class NetEstimator(BaseEstimator):
         self : object
             A failed or interrupted fit leaves an earlier one as it was.
         """
-        if fit_params:
-            names = ", ".join(sorted(fit_params))
+        given = sorted(name for name, v in fit_params.items() if v is not None)
+        if given:
+            names = ", ".join(given)
             raise TypeError(
                 f"{type(self).__name__}.fit does not support {names}. Weights of "
                 "samples are not used in training yet, and ignoring them would give "
@@ -62,26 +58,17 @@ class NetEstimator(BaseEstimator):
         return self
 
     def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
-        return validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr"],
-            dtype=self._x_dtypes,
-            allow_nd=self._allow_nd,
-            y_numeric=self._numeric_y,
-        )
+        X, y = validate_data(self, X, y, y_numeric=self._numeric_y, **self._x_rules())
+        return _canonical(X), y
 
     def _validate_X(self, X: Any) -> Any:
         check_is_fitted(self)
-        return validate_data(
-            self,
-            X,
-            accept_sparse=["csr"],
-            dtype=self._x_dtypes,
-            allow_nd=self._allow_nd,
-            reset=False,
-        )
+        rules = self._x_rules(fitted=True)
+        return _canonical(validate_data(self, X, reset=False, **rules))
+
+    def _x_rules(self, *, fitted: bool = False) -> dict[str, Any]:
+        """Say what X may be, and what it is converted to, in fit and afterwards."""
+        return {"accept_sparse": ["csr"], "dtype": np.float32}
 
     def _ask(self, method: str, X: Any) -> np.ndarray:
         """Ask the net, by the name of one of its methods, about validated rows."""
@@ -90,7 +77,6 @@ class NetEstimator(BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.input_tags.three_d_array = self._allow_nd
         tags.target_tags.required = True
         return tags
 
@@ -123,8 +109,12 @@ class NetClassifierMixin(ClassifierMixin):
         proba : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        X = self._validate_X(X)
-        return self._ask("predict_proba", X)
+        proba = self._ask("predict_proba", self._validate_X(X))
+        n_classes = self.targets_.n_outputs
+        if proba.shape[1] > n_classes:  # outputs for classes that y did not have
+            proba = proba[:, :n_classes]
+            proba = proba / proba.sum(axis=1, keepdims=True)
+        return proba
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -139,10 +129,10 @@ class NetClassifierMixin(ClassifierMixin):
         y : ndarray of shape (n_samples,)
             The most probable label; of equal ones the first in ``classes_``.
         """
-        X = self._validate_X(X)
-        numbers = self._ask("predict", X)
-        if numbers.ndim > 1:  # a plain skorch net gives scores, not numbers
-            numbers = numbers.argmax(axis=1)
+        numbers = self._ask("predict", self._validate_X(X))
+        if numbers.ndim > 1 or numbers.max(initial=0) >= self.targets_.n_outputs:
+            # A plain skorch net gives scores; one with spare outputs may choose them.
+            numbers = self.predict_proba(X).argmax(axis=1)
         return self.targets_.decode(numbers)
 
 
@@ -169,6 +159,14 @@ class NetRegressorMixin(RegressorMixin):
         """
         X = self._validate_X(X)
         return self.targets_.decode(self._ask("predict", X))
+
+
+def _canonical(X: Any) -> Any:
+    """Add up duplicate entries of sparse rows, in a copy."""
+    if sparse.issparse(X) and not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
 
 
 def as_net_input(X: Any) -> Any:

@@ -47,7 +47,7 @@ class MaskHolder(Callback):
     def __enter__(self) -> "MaskHolder":
         self._net.callbacks_.insert(0, ("masks", self))
         for optimizer in self._optimizers():
-            hook = optimizer.register_step_post_hook(lambda *_: self.apply())
+            hook = optimizer.register_step_post_hook(self.after_step)
             self._hooks.append(hook)
         return self
 
@@ -86,6 +86,16 @@ class MaskHolder(Callback):
         for weight, alive in self._held:
             if weight.grad is not None and not weight.grad.is_sparse:
                 weight.grad.mul_(alive)
+                # A penalty such as a group's norm has no slope at zero: 0 * NaN.
+                if not torch.isfinite(weight.grad.sum()):
+                    weight.grad.masked_fill_(alive == 0, 0.0)
+
+    def after_step(self, *_: Any) -> None:
+        """Apply the masks (torch calls this after an optimizer's step)."""
+        self.apply()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Released, ()  # a checkpoint of the whole net holds no masks
 
     def sparsity(self) -> float:
         """Give the fraction of masked weights, over all layers."""
@@ -94,3 +104,10 @@ class MaskHolder(Callback):
 
     def _optimizers(self) -> list[Any]:
         return [getattr(self._net, f"{name}_") for name in self._net._optimizers]
+
+
+class _Released(Callback):
+    """What is left of a holder in a pickle that was made while it held."""
+
+    def after_step(self, *_: Any) -> None:
+        pass

@@ -132,7 +132,13 @@ def match_layers(
     if patterns is None:
         return tuple(names)
     chosen: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(
+            f"Layers are chosen by one or more patterns such as {names[0]!r}; got "
+            f"{patterns!r}. Layers: {', '.join(map(repr, names))}."
+        )
+    for pattern in patterns:
         hits = {
             name
             for name in names

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from skorch import NeuralNetClassifier, NeuralNetRegressor
@@ -13,7 +14,13 @@ from skorch.callbacks import EarlyStopping, EpochScoring, PassthroughScoring
 from skorch.dataset import ValidSplit
 from skorch.utils import noop
 
-from sklearn_sparse_nn._compat import Integral, Interval, Real, StrOptions
+from sklearn_sparse_nn._compat import (
+    Integral,
+    Interval,
+    InvalidParameterError,
+    Real,
+    StrOptions,
+)
 from sklearn_sparse_nn.nets.batches import BatchIterator
 from sklearn_sparse_nn.nets.estimator import (
     NetClassifierMixin,
@@ -229,10 +236,7 @@ class TabularNet(NetEstimator):
         -------
         net : skorch.NeuralNet
         """
-        if self.norm == "batch" and X.shape[0] == 1:
-            raise ValueError(
-                "norm='batch' cannot train on 1 sample; use norm=None or 'layer'."
-            )
+        sizes = self._checked_sizes(X.shape[0])
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         module_seed, order_seed, split_seed = map(int, seeds)
         batch_size = self.batch_size
@@ -245,7 +249,7 @@ class TabularNet(NetEstimator):
             module__mean=mean,
             module__scale=scale,
             module__n_outputs=targets.n_outputs,
-            module__hidden_layer_sizes=tuple(np.atleast_1d(self.hidden_layer_sizes)),
+            module__hidden_layer_sizes=sizes,
             module__activation=self.activation,
             module__dropout=self.dropout,
             module__norm=self.norm,
@@ -268,8 +272,26 @@ class TabularNet(NetEstimator):
             verbose=self.verbose,
         )
 
+    def _checked_sizes(self, n_samples: int) -> tuple[int, ...]:
+        """Give the widths, refusing what cannot be built or trained."""
+        sizes = tuple(np.atleast_1d(self.hidden_layer_sizes).tolist())
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise InvalidParameterError(
+                f"The 'hidden_layer_sizes' parameter of {type(self).__name__} must be "
+                f"positive ints, one for every layer. Got {self.hidden_layer_sizes!r} "
+                "instead."
+            )
+        if self.early_stopping:
+            n_samples -= int(np.ceil(self.validation_fraction * n_samples))
+        if self.norm == "batch" and (self.batch_size == 1 or n_samples < 2):
+            raise ValueError(
+                "norm='batch' cannot train on batches of 1 sample; use norm=None or "
+                "'layer', or give it more."
+            )
+        return sizes
+
     def _callbacks(self) -> list[Any]:
-        callbacks = list(self.callbacks or [])
+        callbacks = clone(list(self.callbacks or []), safe=False)
         if self.early_stopping:
             stopping = EarlyStopping(patience=self.patience, load_best=True, sink=noop)
             callbacks.append(("early_stopping", stopping))

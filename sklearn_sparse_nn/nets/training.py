@@ -7,6 +7,8 @@ callback's wish from a person's.
 """
 
 import dis
+import signal
+import traceback
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ class TrainingRun:
                     "train_step_single or run_single_epoch instead."
                 )
         self.net = net
+        self._trained = False
         self._data = {"X": X, "y": y}
         net.check_training_readiness()
         net.notify("on_train_begin", **self._data)
@@ -68,6 +71,7 @@ class TrainingRun:
             A person's, at once; one that a callback raises ends in False instead.
         """
         net = self.net
+        self._trained = True
         try:
             net.notify("on_epoch_begin", **self._datasets)
             net.run_single_epoch(
@@ -85,9 +89,19 @@ class TrainingRun:
         return True
 
     def restore_best(self) -> None:
-        """Let callbacks that remember the best epoch put it back, mid-run."""
+        """Let callbacks that remember the best epoch put its weights back, mid-run.
+
+        The weights alone: with a checkpoint's optimizer and history, the
+        learning-rate schedule would jump back too.
+        """
         for callback in _monitors(self.net):
-            callback.on_train_end(self.net, **self._data)
+            if isinstance(callback, EarlyStopping):
+                callback.on_train_end(self.net, **self._data)
+            elif callback.load_best and callback.monitor is not None:
+                params = callback.get_formatted_files(self.net).get("f_params")
+                if params is not None:
+                    safe = callback.use_safetensors
+                    self.net.load_params(f_params=params, use_safetensors=safe)
 
     def forget_best(self) -> None:
         """Make callbacks that watch a score start anew, as if no epoch had been."""
@@ -99,8 +113,9 @@ class TrainingRun:
             callback.on_train_begin(self.net, **self._data)
 
     def end(self) -> None:
-        """Close the run; callbacks may restore weights here."""
-        self.net.notify("on_train_end", **self._data)
+        """Close the run; callbacks may restore weights here, if any were trained."""
+        if self._trained:
+            self.net.notify("on_train_end", **self._data)
 
     def _check_loss(self, phase: str) -> None:
         batches = self.net.history[-1]["batches"]
@@ -126,18 +141,23 @@ def _asked_by_callback(stop: KeyboardInterrupt, net: NeuralNet) -> bool:
     """Tell a ``raise KeyboardInterrupt`` in a callback from a real Ctrl-C.
 
     A signal arrives between instructions, wherever the interpreter is. A callback's
-    stop ends in a raise instruction inside one of its own methods.
+    stop ends in a raise instruction, in one of its methods or in what that calls,
+    and not in a handler of the signal.
     """
-    last = stop.__traceback__
-    if last is None:
+    steps = list(traceback.walk_tb(stop.__traceback__))
+    innermost = stop.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if innermost is None:
         return False
-    while last.tb_next is not None:
-        last = last.tb_next
-    frame = last.tb_frame
-    instruction = dis.opname[frame.f_code.co_code[last.tb_lasti]]
-    owner = frame.f_locals.get("self")
-    owned = owner is net or any(owner is callback for _, callback in net.callbacks_)
-    return instruction == "RAISE_VARARGS" and owned
+    code = innermost.tb_frame.f_code
+    raised = dis.opname[code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    handled = any(frame.f_code is handler for frame, _ in steps)
+    callbacks = [callback for _, callback in net.callbacks_]
+    owners = [frame.f_locals.get("self") for frame, _ in steps]
+    owned = any(owner is callback for owner in owners for callback in callbacks)
+    return raised and owned and not handled
 
 
 def drop_training_state(net: NeuralNet) -> None:

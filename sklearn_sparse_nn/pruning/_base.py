@@ -6,27 +6,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     MetaEstimatorMixin,
     TransformerMixin,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import refuse_dataframe_output
-from sklearn_sparse_nn.core.granularity import Block, resolve_granularity
+from sklearn_sparse_nn.core.granularity import Block
+from sklearn_sparse_nn.nets.activations import hidden_activations, last_layer
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import isolated_rng
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.training import drop_training_state
 from sklearn_sparse_nn.pruning._dense import (
+    as_dtype,
     as_seed,
     dense_net,
     is_own_net,
-    own_net_input,
 )
 from sklearn_sparse_nn.pruning._engine import prune
 from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
@@ -39,6 +39,7 @@ from sklearn_sparse_nn.pruning._request import resolve_request
 
 __all__ = ["BasePruner"]
 
+_INTEGERS = (np.int64, np.int32, np.int16, np.int8, np.uint32, np.uint16, np.uint8)
 _FORMATS = ("csr", "csc", "coo", "bsr", "dense")
 
 
@@ -94,17 +95,29 @@ class BasePruner(
         self.random_state = random_state
         self.verbose = verbose
 
+    def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        if isinstance(self.estimator, FrozenEstimator):
+            inner = self.estimator.estimator
+            if isinstance(inner, NetEstimator):
+                inner._validate_X(X)  # names and number of columns, in its words
+        return super()._validate(X, y)
+
     def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
         seed = as_seed(self.random_state)
-        borrowed = isolated_rng(seed) if is_own_net(self.estimator) else nullcontext()
-        with borrowed:
+        own = is_own_net(self.estimator)
+        with isolated_rng(seed) if own else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
             )
             net = dense.net
             layers = prunable_layers(net.module_)
+            last, width = last_layer(net, dense.X) or (None, 0)
             request = resolve_request(
-                self, layers, max_epochs=net.max_epochs, frozen=dense.frozen
+                self,
+                layers,
+                last=last,
+                max_epochs=net.max_epochs,
+                frozen=dense.frozen,
             )
             alive = zero_mask(request.layers) if dense.frozen else None
             generator = torch.Generator().manual_seed(seed)
@@ -120,20 +133,16 @@ class BasePruner(
                 report=_print_row if self.verbose else None,
             )
         drop_training_state(net)
-        zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
-        sizes = {name: mask.numel() for name, mask in masks.items()}
+        part = request.granularity
         return {
             "net_": net,
             "targets_": dense.targets,
-            "masks_": {
-                name: request.layers[name].turned(mask).numpy().copy()
-                for name, mask in masks.items()
-            },
-            "sparsity_": sum(zeros.values()) / sum(sizes.values()),
-            "n_nonzero_": sum(sizes.values()) - sum(zeros.values()),
-            "layer_sparsity_": {name: zeros[name] / sizes[name] for name in masks},
+            **_count(request.layers, masks),
             "history_": history,
-            "_n_features_out": self._hidden(net, X[:1]).shape[1],
+            # What later calls need, so that changed parameters change no fitted net.
+            "_own_dtype": dense.X.dtype if own else None,
+            "_block": (part.rows, part.columns) if isinstance(part, Block) else None,
+            "_n_features_out": width,
         }
 
     def transform(self, X: Any = None, *, format: str = "csr") -> Any:
@@ -169,7 +178,8 @@ class BasePruner(
             return self._weights(format)
         if format != "dense":
             refuse_dataframe_output(self)
-        hidden = self._hidden(self.net_, self._validate_X(X))
+        X = self._net_input(self._validate_X(X))
+        hidden = hidden_activations(self.net_, X)
         return hidden.toarray() if format == "dense" else hidden.asformat(format)
 
     def report(self) -> Any:
@@ -229,7 +239,7 @@ class BasePruner(
         check_is_fitted(self)
         module = self.net_.module_
         chain = linear_chain(module, prunable_layers(module))
-        if chain is None or next(iter(chain.values())).shape[1] != self.n_features_in_:
+        if chain is None or len(chain.input_scale) != self.n_features_in_:
             raise AttributeError(
                 "feature_importances_ follows the paths of a chain of Linear layers, "
                 f"and {type(module).__name__} is none."
@@ -237,52 +247,49 @@ class BasePruner(
         return input_importances(chain)
 
     def _weights(self, format: str) -> dict[str, Any]:
-        part = resolve_granularity(self.granularity)
-        block = (part.rows, part.columns) if isinstance(part, Block) else None
         layers = prunable_layers(self.net_.module_)
-        return {name: as_sparse(layer, format, block) for name, layer in layers.items()}
+        return {
+            name: as_sparse(layer, format, self._block)
+            for name, layer in layers.items()
+        }
 
-    def _hidden(self, net: NeuralNet, X: Any) -> sparse.csr_array:
-        """Give what reaches the last prunable layer, made sparse batch by batch."""
-        if is_own_net(self.estimator):
-            X = own_net_input(net.module_, X)
-        *_, last = prunable_layers(net.module_).values()
-        seen: list[torch.Tensor] = []
-        hook = last.module.register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0].detach())
-        )
-        parts = []
-        try:
-            with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-                for outputs in net.forward_iter(as_net_input(X)):
-                    first = outputs[0] if isinstance(outputs, tuple) else outputs
-                    rows = seen.pop()[: len(first)].cpu().flatten(1).numpy()
-                    parts.append(sparse.csr_array(rows))
-        finally:
-            hook.remove()
-        return sparse.vstack(parts, format="csr")
+    def _net_input(self, X: Any) -> Any:
+        if self._own_dtype is not None:
+            X = as_dtype(X, self._own_dtype)
+        return as_net_input(X)
 
     def _ask(self, method: str, X: Any) -> np.ndarray:
-        if not is_own_net(self.estimator):
-            return super()._ask(method, X)
-        X = own_net_input(self.net_.module_, X)
-        with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-            return super()._ask(method, X)
+        with torch.random.fork_rng(devices=[]):  # a user's DataLoader draws from it
+            return getattr(self.net_, method)(self._net_input(X))
 
-    @property
-    def _x_dtypes(self) -> Any:
-        if not is_own_net(self.estimator):
-            return np.float32
-        return [np.float32, np.int64, np.int32, np.int16, np.int8, np.uint8]
-
-    @property
-    def _allow_nd(self) -> bool:  # type: ignore[override]
-        return is_own_net(self.estimator)
+    def _x_rules(self, *, fitted: bool = False) -> dict[str, Any]:
+        rules = super()._x_rules(fitted=fitted)
+        if (
+            self._own_dtype is not None if fitted else is_own_net(self.estimator)
+        ):  # shaped rows for a convolution, integers for an embedding
+            rules |= {"dtype": [np.float32, *_INTEGERS], "allow_nd": True}
+        return rules
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = is_own_net(self.estimator)
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _count(layers: Any, masks: Any) -> dict[str, Any]:
+    """Give the fitted attributes that say what was pruned."""
+    zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
+    sizes = {name: mask.numel() for name, mask in masks.items()}
+    return {
+        "masks_": {
+            name: layers[name].turned(mask).numpy().copy()
+            for name, mask in masks.items()
+        },
+        "sparsity_": sum(zeros.values()) / sum(sizes.values()),
+        "n_nonzero_": sum(sizes.values()) - sum(zeros.values()),
+        "layer_sparsity_": {name: zeros[name] / sizes[name] for name in masks},
+    }
 
 
 def _all_alive(layers: Any) -> dict[str, torch.Tensor]:

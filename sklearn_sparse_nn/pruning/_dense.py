@@ -16,11 +16,12 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
 from sklearn_sparse_nn._compat import check_parameters
+from sklearn_sparse_nn.nets.activations import first_outputs
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
-__all__ = ["DenseNet", "as_seed", "dense_net", "is_own_net"]
+__all__ = ["DenseNet", "as_dtype", "as_seed", "dense_net", "is_own_net"]
 
 
 @dataclass
@@ -104,6 +105,12 @@ def _learn(default: type[TabularNet], y: Any) -> Labels | Values:
 
 
 def _check_kind(inner: Any, default: type[TabularNet]) -> None:
+    if not isinstance(inner, (NeuralNet, NetEstimator)):
+        raise TypeError(
+            f"A FrozenEstimator around a {type(inner).__name__} was given; a pruner "
+            "takes one around a fitted skorch net, TabularNet or pruner. A net that is "
+            "a step of a Pipeline can be taken out of it."
+        )
     wanted, other = is_classifier, is_regressor
     if is_regressor(default()):
         wanted, other = other, wanted
@@ -122,19 +129,8 @@ def _from_frozen(inner: Any, default: type[TabularNet], X: Any, y: Any) -> Dense
             "give it unfrozen to have it trained here."
         )
     check_is_fitted(inner)
-    net = inner if isinstance(inner, NeuralNet) else inner.net_
-    net = deepcopy(net)
-    net.callbacks_ = []
-    if net.callbacks != "disable":
-        net.initialize_callbacks()
-    net.initialize_optimizer()
-    net.initialize_history()
+    net = _trained_copy(inner if isinstance(inner, NeuralNet) else inner.net_)
     if isinstance(inner, NetEstimator):
-        if X.shape[1] != inner.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[1]} features, but the frozen net was trained on "
-                f"{inner.n_features_in_}."
-            )
         targets = inner.targets_
         if is_own_net(inner):
             return _fed(net, targets, X, y, frozen=True)
@@ -142,17 +138,33 @@ def _from_frozen(inner: Any, default: type[TabularNet], X: Any, y: Any) -> Dense
     targets = _learn(default, y)
     if isinstance(targets, Labels):
         # A net of its own was trained on class numbers: they are its labels.
-        n_outputs = max(2, _outputs(net, X).reshape(min(2, len(y)), -1).shape[1])
-        targets = Labels(np.arange(n_outputs))
+        outputs = first_outputs(net, as_net_input(as_dtype(X, input_dtype(net, X))))
+        n_outputs = outputs.shape[1] if outputs.ndim > 1 else 2
+        targets = Labels(np.arange(max(2, n_outputs)))
     return _fed(net, targets, X, y, frozen=True)
+
+
+def _trained_copy(net: NeuralNet) -> NeuralNet:
+    """Copy a trained net; its optimizer, callbacks and history begin anew."""
+    net.check_training_readiness()
+    copy = clone(net).initialize()
+    for name in copy._modules + copy._criteria:
+        setattr(copy, f"{name}_", deepcopy(getattr(net, f"{name}_")))
+    copy.initialize_optimizer()
+    return copy
 
 
 def _fed(
     net: NeuralNet, targets: Any, X: Any, y: Any, *, frozen: bool = False
 ) -> DenseNet:
     """Feed a user's net in the types and shapes that its module and loss take."""
-    X = own_net_input(net.module_, X)
-    outputs = _outputs(net, X)
+    if not isinstance(getattr(net, "module_", None), nn.Module):
+        raise TypeError(
+            f"{type(net).__name__} has no module_ after initialize(); a pruner looks "
+            "for the weights to prune there."
+        )
+    X = as_net_input(as_dtype(X, input_dtype(net, X)))
+    outputs = first_outputs(net, X)
     if isinstance(targets, Values):
         if outputs[0].numel() != 1:
             raise ValueError(
@@ -161,12 +173,13 @@ def _fed(
             )
         targets = Values()  # a user's net sees plain values
         encoded = targets.encode(y).reshape(-1, *[1] * (outputs.ndim - 1))
+        encoded = encoded.astype(_numpy_dtype(outputs.dtype))
     elif isinstance(net, NeuralNetBinaryClassifier):
         if targets.n_outputs != 2:
             raise ValueError(
                 f"{type(net).__name__} takes 2 classes; y has {targets.n_outputs}."
             )
-        encoded = targets.encode(y).astype(np.float32)
+        encoded = targets.encode(y).astype(_numpy_dtype(outputs.dtype))
     else:
         encoded = targets.encode(y)
         if outputs.ndim < 2 or outputs.shape[1] < targets.n_outputs:
@@ -175,38 +188,65 @@ def _fed(
                 f"{len(outputs)} rows, but y has {targets.n_outputs} classes: it must "
                 "give one output for each."
             )
-    return DenseNet(net, targets, as_net_input(X), encoded, frozen)
+    return DenseNet(net, targets, X, encoded, frozen)
 
 
-def own_net_input(module: nn.Module, X: Any) -> Any:
-    """Give integers as int64 to modules with an embedding, else float32.
+def input_dtype(net: NeuralNet, X: Any) -> np.dtype:
+    """Choose what a user's module takes: int64 for embeddings, else its own float.
 
     Parameters
     ----------
-    module : nn.Module
-        A user's module.
+    net : skorch.NeuralNet
+        Initialized.
     X : ndarray or csr matrix
         Validated.
 
     Returns
     -------
-    X : the same, converted
+    dtype : numpy dtype
     """
-    embeds = any(
-        isinstance(child, (nn.Embedding, nn.EmbeddingBag)) for child in module.modules()
-    )
-    keep = embeds and X.dtype.kind in "iu"
-    X = X.astype(np.int64 if keep else np.float32, copy=False)
+    floats = [p.dtype for p in net.module_.parameters() if p.is_floating_point()]
+    own_float = _numpy_dtype(floats[0]) if floats else np.dtype(np.float32)
+    embeddings = (nn.Embedding, nn.EmbeddingBag)
+    if not any(isinstance(child, embeddings) for child in net.module_.modules()):
+        return own_float
+    if X.dtype.kind in "iu":
+        return np.dtype(np.int64)
+    try:  # it may take floats, and pick its entries out itself
+        first_outputs(net, as_net_input(as_dtype(X, own_float)))
+    except (RuntimeError, TypeError):
+        return np.dtype(np.int64)
+    return own_float
+
+
+def as_dtype(X: Any, dtype: np.dtype) -> Any:
+    """Convert X, refusing to make integers of fractions.
+
+    Parameters
+    ----------
+    X : ndarray or csr matrix
+        Validated.
+    dtype : numpy dtype
+        What the net was found to take.
+
+    Returns
+    -------
+    X : the same, converted; writable
+    """
+    converted = X.astype(dtype, copy=False)
+    if dtype.kind == "i" and X.dtype.kind == "f" and (converted != X).sum():
+        raise ValueError(
+            "The net looks its inputs up in an embedding, so X must have whole "
+            "numbers, as OrdinalEncoder gives; it has fractions."
+        )
     # A user's loader makes tensors of rows, and torch warns about memory that it must
     # not write, such as what joblib shares between workers.
-    read_only = isinstance(X, np.ndarray) and not X.flags.writeable
-    return X.copy() if read_only else X
+    read_only = isinstance(X, np.ndarray) and not converted.flags.writeable
+    return converted.copy() if read_only else converted
 
 
-def _outputs(net: NeuralNet, X: Any) -> torch.Tensor:
-    """Look at the module's outputs for a row or two; lazy layers get their shape."""
-    with torch.random.fork_rng(devices=[]):
-        outputs = next(
-            net.forward_iter(as_net_input(own_net_input(net.module_, X)[:2]))
-        )
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    """Give numpy's name of a torch dtype; bfloat16 is fed as float32."""
+    if dtype is torch.bfloat16:
+        return np.dtype(np.float32)
+    return torch.empty(0, dtype=dtype).numpy().dtype

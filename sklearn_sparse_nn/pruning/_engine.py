@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import torch
@@ -167,5 +168,5 @@ class _Engine:
 
 def _is_record(key: str, value: Any) -> bool:
     """Tell scores and losses of an epoch from skorch's bookkeeping."""
-    bookkeeping = key in ("epoch", "batches") or key.endswith(("_best", "_batch_count"))
-    return not bookkeeping and isinstance(value, (int, float))
+    bookkeeping = key == "epoch" or key.endswith("_batch_count")
+    return not bookkeeping and isinstance(value, Real) and not isinstance(value, bool)

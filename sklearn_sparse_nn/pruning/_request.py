@@ -66,7 +66,12 @@ class Request:
 
 
 def resolve_request(
-    pruner: Any, layers: Mapping[str, PrunableLayer], *, max_epochs: int, frozen: bool
+    pruner: Any,
+    layers: Mapping[str, PrunableLayer],
+    *,
+    last: str | None,
+    max_epochs: int,
+    frozen: bool,
 ) -> Request:
     """Turn a pruner's parameters into parts that fit each other and the net.
 
@@ -76,6 +81,8 @@ def resolve_request(
         Its parameters are read.
     layers : mapping of name to PrunableLayer
         Every prunable layer of the net.
+    last : str or None
+        The layer that gives the outputs.
     max_epochs : int
         The net's own number of epochs.
     frozen : bool
@@ -92,7 +99,7 @@ def resolve_request(
     """
     importance = resolve_importance(pruner.importance)
     granularity = resolve_granularity(pruner.granularity)
-    names = _targets(pruner, list(layers), granularity)
+    names = _targets(pruner, list(layers), granularity, last)
     sparsity = pruner.sparsity
     if isinstance(sparsity, Mapping):
         sparsity = _by_layer(sparsity, names)
@@ -118,17 +125,18 @@ def resolve_request(
 
 
 def _targets(
-    pruner: Any, names: list[str], granularity: Granularity
+    pruner: Any, names: list[str], granularity: Granularity, last: str | None
 ) -> tuple[str, ...]:
     """Choose the layers to prune; the outputs are no neurons to do without."""
     if pruner.layers is None and isinstance(granularity, Neuron):
-        if len(names) == 1:
+        hidden = tuple(name for name in names if name != last)
+        if not hidden:
             raise ValueError(
                 f"granularity='neuron' prunes hidden neurons, and the net's only layer "
                 f"{names[0]!r} gives the outputs. Name it in `layers` to prune it all "
                 "the same, or choose another granularity."
             )
-        return tuple(names[:-1])
+        return hidden
     return match_layers(names, pruner.layers)
 
 
@@ -138,6 +146,11 @@ def _by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, 
     A layer that is given 0 is left alone, as one that no pattern matches.
     """
     found: dict[str, float] = {}
+    if not sparsity:
+        raise InvalidParameterError(
+            "The 'sparsity' parameter is an empty dict; it must give a fraction for at "
+            "least one layer pattern."
+        )
     for pattern, value in sparsity.items():
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not (number and 0 <= value <= 1):
@@ -145,7 +158,7 @@ def _by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, 
                 f"The 'sparsity' parameter has {value!r} for the layer pattern "
                 f"{pattern!r}; by layer it must be a float in the range [0.0, 1.0]."
             )
-        for name in match_layers(names, pattern):
+        for name in match_layers(names, [pattern]):
             found.setdefault(name, float(str(value)))
     chosen = {name: found[name] for name in names if name in found}
     return {name: value for name, value in chosen.items() if value} or chosen
