@@ -259,6 +259,8 @@ class BasePruner(
         return as_net_input(X)
 
     def _ask(self, method: str, X: Any) -> np.ndarray:
+        if self._own_dtype is None:
+            return super()._ask(method, X)
         with torch.random.fork_rng(devices=[]):  # a user's DataLoader draws from it
             return getattr(self.net_, method)(self._net_input(X))
 

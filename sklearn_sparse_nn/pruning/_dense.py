@@ -56,8 +56,10 @@ def as_seed(random_state: Any) -> int:
 
 def is_own_net(estimator: Any) -> bool:
     """Tell a user's own skorch net, frozen or not, from an estimator of ours."""
-    while isinstance(estimator, FrozenEstimator) or hasattr(estimator, "masks_"):
-        estimator = estimator.estimator  # frozen, or a pruner that was frozen
+    if isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    if hasattr(estimator, "_own_dtype"):  # a fitted pruner
+        return estimator._own_dtype is not None
     return isinstance(estimator, NeuralNet)
 
 
