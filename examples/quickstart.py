@@ -103,7 +103,8 @@ def house_prices():
         X, y = load_diabetes(return_X_y=True, as_frame=True)
         columns = StandardScaler()
     X, X_test, y, y_test = train_test_split(X, y, random_state=0)
-    net = TabularNetRegressor(random_state=0)
+    # A tenth of the rows decides when the dense phase and the fine-tuning stop.
+    net = TabularNetRegressor(early_stopping=True, random_state=0)
     dense = make_pipeline(columns, net).fit(X, y)
     sparse = make_pipeline(columns, PrunedRegressor(net, sparsity=0.95, random_state=0))
     sparse.fit(X, y)

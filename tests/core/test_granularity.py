@@ -404,13 +404,13 @@ def test_a_pattern_that_keeps_none_or_all_is_refused(name):
 def test_an_unknown_name_is_refused_listing_the_valid_ones(name):
     with pytest.raises(UnknownNameError) as caught:
         resolve_granularity(name)
-    listed = "'unstructured', 'neuron', 'input', 'block:RxC', 'N:M'"
+    listed = "'unstructured', 'neuron', 'input', 'block:4x1', '2:4'"
     assert str(caught.value).endswith(f"Valid: {listed}.")
 
 
 @pytest.mark.parametrize(
     ("given_name", "meant"),
-    [("nueron", "neuron"), ("inputs", "input"), ("block", "block:RxC")],
+    [("nueron", "neuron"), ("inputs", "input"), ("block", "block:4x1")],
 )
 def test_a_misspelt_name_gets_a_suggestion(given_name, meant):
     with pytest.raises(UnknownNameError, match=f"Did you mean '{meant}'"):
