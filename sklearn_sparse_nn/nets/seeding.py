@@ -4,15 +4,44 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
-__all__ = ["isolated_rng"]
+__all__ = ["as_seed", "isolated_rng"]
 
 # The global generators belong to the process, so fits of user nets in several
 # threads take turns: interleaved they would be neither reproducible nor restorable.
 _TURN = threading.RLock()
+
+
+def as_seed(random_state: Any) -> int:
+    """Make a seed of a random state, without touching the global one.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None
+        An int is its own seed. An instance is drawn from. None takes the operating
+        system's entropy, where scikit-learn would draw from numpy's global generator
+        and so change it.
+
+    Returns
+    -------
+    seed : int
+
+    Examples
+    --------
+    >>> as_seed(7)
+    7
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 @contextmanager

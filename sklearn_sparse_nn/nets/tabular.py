@@ -29,6 +29,7 @@ from sklearn_sparse_nn.nets.estimator import (
     as_net_input,
 )
 from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
+from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
 
@@ -237,7 +238,9 @@ class TabularNet(NetEstimator):
         net : skorch.NeuralNet
         """
         sizes = self._checked_sizes(X.shape[0])
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
+        seeds = check_random_state(as_seed(self.random_state)).randint(
+            2**31 - 1, size=3
+        )
         module_seed, order_seed, split_seed = map(int, seeds)
         batch_size = self.batch_size
         if batch_size == "auto":

@@ -19,12 +19,11 @@ from sklearn_sparse_nn.core.granularity import Block
 from sklearn_sparse_nn.nets.activations import hidden_activations, last_layer
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, zero_mask
-from sklearn_sparse_nn.nets.seeding import isolated_rng
+from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.training import drop_training_state
 from sklearn_sparse_nn.pruning._dense import (
     as_dtype,
-    as_seed,
     dense_net,
     is_own_net,
 )

@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
@@ -21,7 +19,7 @@ from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
-__all__ = ["DenseNet", "as_dtype", "as_seed", "dense_net", "is_own_net"]
+__all__ = ["DenseNet", "as_dtype", "dense_net", "is_own_net"]
 
 
 @dataclass
@@ -45,13 +43,6 @@ class DenseNet:
     X: Any
     y: np.ndarray
     frozen: bool = False
-
-
-def as_seed(random_state: Any) -> int:
-    """Give an int seed: an int as it is, else drawn from the random state."""
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def is_own_net(estimator: Any) -> bool:

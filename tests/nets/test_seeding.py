@@ -1,3 +1,4 @@
+import pickle
 import random
 import threading
 
@@ -14,7 +15,7 @@ def draws():
 def state():
     return (
         random.getstate(),
-        np.random.get_state()[1].tolist(),  # noqa: NPY002
+        pickle.dumps(np.random.get_state()),  # noqa: NPY002
         torch.random.get_rng_state().tolist(),
     )
 

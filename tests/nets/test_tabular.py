@@ -116,11 +116,11 @@ def test_global_random_state_is_neither_read_nor_changed(classes, early_stopping
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
         np.random.seed(99)  # noqa: NPY002
-        before = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+        before = random.getstate(), pickle.dumps(np.random.get_state())  # noqa: NPY002
         torch_before = torch.random.get_rng_state()
         second = net.fit(X, y).predict_proba(X)
         assert random.getstate() == before[0]
-        assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+        assert pickle.dumps(np.random.get_state()) == before[1]  # noqa: NPY002
         assert torch.equal(torch.random.get_rng_state(), torch_before)
     assert np.array_equal(first, second)
 
@@ -275,3 +275,11 @@ def test_mean_and_scale_equal_numpys(n, centre, spread, thin):
     assert scale[2] == 1
     varied = exact[:, :2].std(0) > 1e-3 * abs(exact[:, :2].mean(0))
     assert np.allclose(scale[:2][varied], exact[:, :2].std(0)[varied], rtol=1e-3)
+
+
+def test_random_state_none_differs_and_leaves_numpys_state_alone(classes):
+    X, y = classes
+    before = pickle.dumps(np.random.get_state())  # noqa: NPY002
+    one, two = (TabularNetClassifier((4,), max_epochs=1).fit(X, y) for _ in range(2))
+    assert pickle.dumps(np.random.get_state()) == before  # noqa: NPY002
+    assert not np.array_equal(one.predict_proba(X), two.predict_proba(X))

@@ -190,7 +190,7 @@ def test_global_random_state_is_as_before(classes, make):
     def state():
         return (
             random.getstate(),
-            np.random.get_state()[1].tolist(),  # noqa: NPY002
+            pickle.dumps(np.random.get_state()),  # noqa: NPY002
             torch.random.get_rng_state().tolist(),
         )
 
