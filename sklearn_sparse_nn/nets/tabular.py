@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from skorch import NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import EarlyStopping, EpochScoring, PassthroughScoring
+from skorch.callbacks import EarlyStopping, EpochScoring, PassthroughScoring, PrintLog
 from skorch.dataset import ValidSplit
 from skorch.utils import noop
 
@@ -50,6 +50,7 @@ class _TabularNeuralNet:
     """What the two skorch nets below share: few callbacks, a short memory."""
 
     train_split: Any
+    verbose: Any
     history: Any
     module_: Any
 
@@ -59,6 +60,8 @@ class _TabularNeuralNet:
         if self.train_split is not None:
             callbacks.append(("valid_loss", PassthroughScoring("valid_loss")))
             callbacks += self._valid_scores
+        if self.verbose:
+            callbacks.append(("print_log", PrintLog()))
         return callbacks
 
     @property
@@ -135,7 +138,7 @@ _PARAMETERS = """\
         Seeds initial weights, order of rows, dropout and validation split. No global
         random state is read or changed.
     verbose : int, default=0
-        Passed to the skorch net, for callbacks that print.
+        1 prints a line for every epoch.
 """
 _ATTRIBUTES = """\
     n_features_in_ : int

@@ -356,6 +356,12 @@ def test_verbose_prints_a_line_an_epoch(classes, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_verbose_dense_net_prints_a_line_an_epoch(classes, capsys):
+    TabularNetClassifier((4,), max_epochs=3, verbose=1).fit(*classes)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows if row[0].isdigit()] == ["1", "2", "3"]
+
+
 def test_a_run_without_events_is_not_touched_by_masks(classes, monkeypatch):
     calls = []
     epoch = TrainingRun.epoch
