@@ -8,10 +8,17 @@ import torch
 from scipy import sparse
 from skorch import NeuralNet
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sklearn_sparse_nn.nets.layers import prunable_layers
 
-__all__ = ["first_outputs", "hidden_activations", "last_layer"]
+__all__ = [
+    "copy_module",
+    "first_outputs",
+    "hidden_activations",
+    "last_layer",
+    "spare_global_rng",
+]
 
 
 def first_outputs(net: NeuralNet, X: Any) -> Tensor:
@@ -29,9 +36,8 @@ def first_outputs(net: NeuralNet, X: Any) -> Tensor:
     outputs : Tensor
         The first, if the module gives several.
     """
-    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
-        for outputs in net.forward_iter(X[:2]):
-            return outputs[0] if isinstance(outputs, tuple) else outputs
+    for outputs in _twin(net, net.module_).forward_iter(X[:2]):
+        return outputs[0] if isinstance(outputs, tuple) else outputs
     raise ValueError(
         f"{type(net).__name__}.iterator_valid gives no batch for {len(X[:2])} rows; "
         "it must not drop the last batch."
@@ -58,7 +64,9 @@ def last_layer(net: NeuralNet, X: Any) -> tuple[str, int] | None:
     if heard.last is None:
         return None
     name, values = heard.last
-    return name, values[: len(outputs)].flatten(1).shape[1]
+    if len(values) != _rows_run(net, len(outputs)):
+        return name, 0
+    return name, values.flatten(1).shape[1]
 
 
 def hidden_activations(net: NeuralNet, X: Any) -> sparse.csr_array:
@@ -76,7 +84,7 @@ def hidden_activations(net: NeuralNet, X: Any) -> sparse.csr_array:
     activations : csr_array of shape (n_samples, n_hidden), float32
     """
     parts = []
-    with _Listener(net) as heard, torch.random.fork_rng(devices=[]):
+    with _Listener(net) as heard:
         for outputs in heard.net.forward_iter(X):
             if heard.last is None:
                 raise ValueError(
@@ -84,9 +92,69 @@ def hidden_activations(net: NeuralNet, X: Any) -> sparse.csr_array:
                     "hidden layer to give activations of."
                 )
             first = outputs[0] if isinstance(outputs, tuple) else outputs
-            rows = heard.last[1][: len(first)]
+            name, values = heard.last
+            if len(values) != _rows_run(net, len(first)):
+                raise ValueError(
+                    f"Layer {name!r} runs last, and {len(values)} rows reach it for a "
+                    f"batch of {len(first)}: its inputs are no activations by row."
+                )
+            rows = values[: len(first)]
             parts.append(sparse.csr_array(rows.float().cpu().flatten(1).numpy()))
     return sparse.vstack(parts, format="csr")
+
+
+def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
+    """Copy a module, and with it activations that its forward left in attributes.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What to copy.
+    share_weights : bool, default=False
+        Whether parameters and buffers stay the same tensors.
+
+    Returns
+    -------
+    copy : nn.Module
+    """
+    # Tensors with a history cannot be deep-copied; theirs is over.
+    memo: dict[int, Any] = {
+        id(value): value.detach()
+        for child in module.modules()
+        for value in vars(child).values()
+        if torch.is_tensor(value) and not value.is_leaf
+    }
+    if share_weights:
+        tensors = chain(module.parameters(), module.buffers())
+        memo |= {id(tensor): tensor for tensor in tensors}
+    return deepcopy(module, memo)
+
+
+def spare_global_rng(net: NeuralNet) -> None:
+    """Let a net's prediction batches come without a draw from the global generator.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        A torch ``DataLoader`` draws a seed for its workers whenever it is run. Here it
+        gets a generator of its own, if it has none.
+    """
+    loader = net.iterator_valid
+    if isinstance(loader, type) and issubclass(loader, DataLoader):
+        net.__dict__.setdefault("iterator_valid__generator", torch.Generator())
+
+
+def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:
+    """Make a net with the same settings around a module, for looking at it only."""
+    twin = object.__new__(type(net))
+    twin.__dict__.update(net.__dict__, module_=module)
+    spare_global_rng(twin)
+    return twin
+
+
+def _rows_run(net: NeuralNet, n_rows: int) -> int:
+    """Give the rows that a module sees for a batch: our nets fill small ones up."""
+    return n_rows + -n_rows % getattr(net, "rows_at_once", 1)
 
 
 class _Listener:
@@ -98,10 +166,7 @@ class _Listener:
 
     def __init__(self, net: NeuralNet) -> None:
         module: nn.Module = getattr(net.module_, "_orig_mod", net.module_)
-        tensors = chain(module.parameters(), module.buffers())
-        memo = {id(tensor): tensor for tensor in tensors}
-        self.net = object.__new__(type(net))
-        self.net.__dict__.update(net.__dict__, module_=deepcopy(module, memo))
+        self.net = _twin(net, copy_module(module, share_weights=True))
         self.last: tuple[str, Tensor] | None = None
         self._hooks: list[Any] = []
 

@@ -42,12 +42,13 @@ _OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "fused": True}),
 }
 _POSITIVE = Interval(Integral, 1, None, closed="left")
-_ROWS_AT_ONCE = 16
 _PREDICT_ROWS = 1024  # a batch of activations of the default net then fits in L2
 
 
 class _TabularNeuralNet:
     """What the two skorch nets below share: few callbacks, a short memory."""
+
+    rows_at_once = 16
 
     train_split: Any
     verbose: Any
@@ -75,15 +76,15 @@ class _TabularNeuralNet:
         super().on_epoch_begin(net, **kwargs)  # type: ignore[misc]
 
     def infer(self, x: torch.Tensor, **fit_params: Any) -> torch.Tensor:
-        """Run the module; outside training, a row's outputs are its own business.
+        """Run the module; outside training, on batches filled up with empty rows.
 
-        BLAS adds a row's products in another order when there are only a few rows.
-        Filled up with empty rows, a batch gives every row the bits that any other
-        batch gives it.
+        BLAS adds a row's products in another order when there are only a few rows, so
+        a row's outputs would depend on its company. They still may, by rounding, but
+        for most widths they do not.
         """
         n_rows = len(x)
         if not self.module_.training:
-            x = torch.nn.functional.pad(x, (0, 0, 0, -n_rows % _ROWS_AT_ONCE))
+            x = torch.nn.functional.pad(x, (0, 0, 0, -n_rows % self.rows_at_once))
         return super().infer(x, **fit_params)[:n_rows]  # type: ignore[misc]
 
 

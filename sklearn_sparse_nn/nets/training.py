@@ -32,8 +32,8 @@ class TrainingRun:
     """
 
     def __init__(self, net: NeuralNet, X: Any, y: Any) -> None:
-        for method in ("fit_loop", "partial_fit"):
-            if getattr(type(net), method) is not getattr(NeuralNet, method):
+        for method in ("fit", "fit_loop", "partial_fit"):
+            if not getattr(type(net), method).__module__.startswith("skorch."):
                 raise TypeError(
                     f"{type(net).__name__} overrides {method}, which a pruner does not "
                     "call: it drives the epochs itself. Override train_step, "
@@ -157,6 +157,7 @@ def _asked_by_callback(stop: KeyboardInterrupt, net: NeuralNet) -> bool:
     callbacks = [callback for _, callback in net.callbacks_]
     owners = [frame.f_locals.get("self") for frame, _ in steps]
     owned = any(owner is callback for owner in owners for callback in callbacks)
+    owned = owned or owners[-1] is net
     return raised and owned and not handled
 
 

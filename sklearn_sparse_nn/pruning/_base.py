@@ -16,7 +16,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn._compat import refuse_dataframe_output
 from sklearn_sparse_nn.core.granularity import Block
-from sklearn_sparse_nn.nets.activations import hidden_activations, last_layer
+from sklearn_sparse_nn.nets.activations import (
+    hidden_activations,
+    last_layer,
+    spare_global_rng,
+)
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
@@ -104,7 +108,9 @@ class BasePruner(
     def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
         seed = as_seed(self.random_state)
         own = is_own_net(self.estimator)
-        with isolated_rng(seed) if own else nullcontext():
+        # What someone else wrote may draw from the global generators.
+        foreign = own or callable(self.importance) or callable(self.allocation)
+        with isolated_rng(seed) if foreign else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
             )
@@ -132,6 +138,7 @@ class BasePruner(
                 report=_print_row if self.verbose else None,
             )
         drop_training_state(net)
+        spare_global_rng(net)
         part = request.granularity
         return {
             "net_": net,
@@ -190,7 +197,7 @@ class BasePruner(
             A row for each prunable layer: shape (out, in, ...), whether it was
             pruned, weights, non-zeros, sparsity, effective sparsity (weights on no
             path from an input to an output count as zero; NaN for nets that are no
-            chain of Linear layers), FLOPs of one row (of one position in a
+            nn.Sequential of Linear layers), FLOPs of one row (of one position in a
             convolution), and bytes as float32, dense and as CSR with int32 indices.
 
         Raises
@@ -208,7 +215,7 @@ class BasePruner(
             ) from error
         layers = prunable_layers(self.net_.module_)
         chain = linear_chain(self.net_.module_, layers)
-        effective = effective_nonzeros(chain) if chain else {}
+        effective = effective_nonzeros(chain) if chain and not chain.mixes else {}
         rows = {}
         for name, layer in layers.items():
             weight = layer.turned(layer.weight.detach())
@@ -232,16 +239,17 @@ class BasePruner(
         """Mass of the surviving paths from each input, adding up to 1.
 
         The product of the absolute weights along a path, summed over all paths to
-        all outputs; exactly 0 for an input that the net does not use. For nets that
-        are one chain of Linear layers.
+        all outputs; exactly 0 for an input that the net does not use. For modules
+        that are an ``nn.Sequential`` of Linear layers, activations and norms, as a
+        TabularNet's is: of another module's forward, nothing is known.
         """
         check_is_fitted(self)
         module = self.net_.module_
         chain = linear_chain(module, prunable_layers(module))
         if chain is None or len(chain.input_scale) != self.n_features_in_:
             raise AttributeError(
-                "feature_importances_ follows the paths of a chain of Linear layers, "
-                f"and {type(module).__name__} is none."
+                "feature_importances_ follows the paths through an nn.Sequential of "
+                f"Linear layers, and {type(module).__name__} is none."
             )
         return input_importances(chain)
 
@@ -258,10 +266,7 @@ class BasePruner(
         return as_net_input(X)
 
     def _ask(self, method: str, X: Any) -> np.ndarray:
-        if self._own_dtype is None:
-            return super()._ask(method, X)
-        with torch.random.fork_rng(devices=[]):  # a user's DataLoader draws from it
-            return getattr(self.net_, method)(self._net_input(X))
+        return getattr(self.net_, method)(self._net_input(X))
 
     def _x_rules(self, *, fitted: bool = False) -> dict[str, Any]:
         rules = super()._x_rules(fitted=fitted)

@@ -14,7 +14,7 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
 from sklearn_sparse_nn._compat import check_parameters
-from sklearn_sparse_nn.nets.activations import first_outputs
+from sklearn_sparse_nn.nets.activations import copy_module, first_outputs
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.targets import Labels, Values
@@ -142,7 +142,9 @@ def _trained_copy(net: NeuralNet) -> NeuralNet:
     net.check_training_readiness()
     copy = clone(net).initialize()
     for name in copy._modules + copy._criteria:
-        setattr(copy, f"{name}_", deepcopy(getattr(net, f"{name}_")))
+        part = getattr(net, f"{name}_")
+        is_module = isinstance(part, nn.Module)
+        setattr(copy, f"{name}_", copy_module(part) if is_module else deepcopy(part))
     copy.initialize_optimizer()
     return copy
 

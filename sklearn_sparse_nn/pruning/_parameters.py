@@ -107,7 +107,8 @@ ATTRIBUTES = """\
     history_ : list of dict
         A row for every epoch: phase, epoch, sparsity, losses and scores.
     feature_importances_ : ndarray of shape (n_features_in_,)
-        Mass of the surviving paths from each input; for chains of Linear layers.
+        Mass of the surviving paths from each input; for an ``nn.Sequential`` of
+        Linear layers, as a TabularNet's module is.
     n_features_in_ : int
         Columns seen in fit.
     feature_names_in_ : ndarray of shape (n_features_in_,)

@@ -2,16 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.nets.modules import SeededDropout, Standardize
+from sklearn_sparse_nn.nets.modules import ACTIVATIONS, Standardize
 
 __all__ = ["Chain", "effective_nonzeros", "input_importances", "linear_chain"]
+
+
+_ELEMENTWISE = (
+    *ACTIVATIONS.values(),
+    nn.Dropout,
+    nn.Identity,
+    nn.SELU,
+    nn.Mish,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Hardtanh,
+)
+_OUTPUTS = (nn.Softmax, nn.LogSoftmax)
 
 
 @dataclass(frozen=True)
@@ -24,16 +36,13 @@ class Chain:
         First layer first, float64, rows scaled by the norm that follows them.
     input_scale : ndarray of shape (n_inputs,)
         What a norm before the first layer multiplies the inputs by.
+    mixes : bool
+        Whether a layer norm lets hidden units depend on each other.
     """
 
     weights: Mapping[str, np.ndarray]
     input_scale: np.ndarray
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        ours = isinstance(m, (Standardize, SeededDropout))
-        return ours or super().is_leaf_module(m, qualified_name)
+    mixes: bool = False
 
 
 def linear_chain(
@@ -44,74 +53,55 @@ def linear_chain(
     Parameters
     ----------
     module : nn.Module
-        Traced, so that what it does counts, not in which order its layers are listed.
+        Only what an ``nn.Sequential`` does is known without reading its code.
     layers : mapping of name to PrunableLayer
         All its prunable layers.
 
     Returns
     -------
     chain : Chain or None
-        None when the net branches, calls another kind of layer, or cannot be traced.
+        None when the net is no such chain.
     """
-    module = getattr(module, "_orig_mod", module)
-    steps = _steps(module)
-    if steps is None:
-        return None
     names = {layer.module: name for name, layer in layers.items()}
     weights: dict[str, np.ndarray] = {}
-    scales: list[np.ndarray] = []
-    for step in steps:
+    input_scale, mixes = np.ones(1), False
+    for step in _steps(getattr(module, "_orig_mod", module)):
+        last = next(reversed(weights), None)
         if isinstance(step, nn.Linear):
-            matrix = step.weight.detach().double().cpu().numpy()
-            before = list(weights.values())
             if step not in names or names[step] in weights:
                 return None  # a layer that is tied, or used twice
-            if before and matrix.shape[1] != len(before[-1]):
-                return None
-            weights[names[step]] = matrix
-        elif (scale := _scale(step)) is not None:
-            last = next(reversed(weights), None)
+            weights[names[step]] = step.weight.detach().double().cpu().numpy()
+        elif isinstance(step, nn.BatchNorm1d) and step.running_var is not None:
             if last is None:
-                scales.append(scale)
-            elif len(scale) == len(weights[last]):
-                weights[last] = weights[last] * scale[:, None]
+                input_scale = input_scale * _scale(step)
+            else:
+                weights[last] = weights[last] * _scale(step)[:, None]
+        elif isinstance(step, nn.LayerNorm) and last is not None:
+            mixes = True
+            weights[last] = weights[last] * _scale(step)[:, None]
+        elif not isinstance(step, (Standardize, *_ELEMENTWISE, *_OUTPUTS)):
+            return None
     if not weights or len(weights) != len(layers):
         return None
     n_inputs = next(iter(weights.values())).shape[1]
-    if any(len(scale) != n_inputs for scale in scales):
-        return None
-    return Chain(weights, np.prod([np.ones(n_inputs), *scales], axis=0))
+    return Chain(weights, np.broadcast_to(input_scale, n_inputs), mixes)
 
 
-def _steps(module: nn.Module) -> list[Any] | None:
-    """Give the leaf modules in the order of their calls, None if the net branches."""
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(module)
-    except Exception:  # a forward that looks at its values cannot be traced
-        return None
-    nodes = [node for node in graph.nodes if node.users or node.op == "output"]
-    steps = []
-    for before, node in zip([None, *nodes], nodes, strict=False):
-        inputs = node.all_input_nodes
-        if inputs != ([] if before is None else [before]):
-            return None
-        if node.op == "call_module":
-            steps.append(tracer.root.get_submodule(str(node.target)))
-    return steps
+def _steps(module: nn.Module) -> list[nn.Module]:
+    """Give the modules of nested Sequentials in the order of their calls."""
+    if type(module).forward is not nn.Sequential.forward:
+        return [module]
+    return [step for child in module.children() for step in _steps(child)]
 
 
-def _scale(step: nn.Module) -> np.ndarray | None:
+def _scale(norm: nn.BatchNorm1d | nn.LayerNorm) -> np.ndarray:
     """Give what a norm multiplies each value by, as far as it is fixed."""
-    scale = None
-    if isinstance(step, nn.BatchNorm1d):
-        if step.running_var is not None:
-            scale = torch.rsqrt(step.running_var + step.eps)
-        if step.weight is not None:
-            scale = step.weight if scale is None else scale * step.weight
-    elif isinstance(step, nn.LayerNorm):
-        scale = step.weight
-    return None if scale is None else scale.detach().double().cpu().numpy().ravel()
+    scale = torch.ones(())
+    if isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None:
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    return scale.detach().double().cpu().numpy().reshape(-1)
 
 
 def input_importances(chain: Chain) -> np.ndarray:

@@ -186,13 +186,13 @@ def test_no_hidden_layer_is_a_linear_model(classes):
 
 
 @pytest.mark.parametrize("hidden", [(), (16, 12), (100, 77), (256, 256, 256)])
-def test_a_rows_prediction_does_not_depend_on_its_batch(values, hidden):
+def test_a_rows_prediction_hardly_depends_on_its_batch(values, hidden):
     X, y = values
     net = TabularNetRegressor(hidden, max_epochs=2, random_state=0).fit(X, y)
     whole = net.predict(X)
     for size in (1, 2, 3, 5, 17, 64):
         parts = [net.predict(X[i : i + size]) for i in range(0, len(X), size)]
-        assert np.array_equal(np.concatenate(parts), whole)
+        assert np.abs(np.concatenate(parts) - whole).max() < 5e-7 * y.std()
 
 
 def test_wide_data_and_one_row():

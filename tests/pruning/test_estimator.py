@@ -139,13 +139,23 @@ def test_a_pickle_holds_no_rows_no_optimizer_and_no_snapshot(classes, make, rewi
     assert dumped.count(np.float32(1234.5678).tobytes()) < 10
     assert len(dumped) < X.nbytes / 2
     assert pruner.net_.optimizer_ is None
-    size = sum(p.numel() for p in pruner.net_.module_.parameters())
-    tensors = [
+
+
+@pytest.mark.parametrize("rewind", [None, "weights"])
+def test_a_pickle_is_no_larger_for_early_stopping_and_rewinding(classes, rewind):
+    net = small(hidden_layer_sizes=(64, 64))
+    plain = PrunedClassifier(net, **UNIFORM).fit(*classes)
+    stopping = net.set_params(early_stopping=True)
+    pruner = PrunedClassifier(stopping, rewind=rewind, **UNIFORM).fit(*classes)
+    weights = sum(p.nbytes for p in pruner.net_.module_.parameters())
+    in_memory = [
         value
-        for value in vars(pruner.net_).values()
-        if torch.is_tensor(value) and value.numel() >= size
+        for _, callback in pruner.net_.callbacks_
+        for value in vars(callback).values()
+        if isinstance(value, dict) and any(map(torch.is_tensor, value.values()))
     ]
-    assert tensors == []
+    assert in_memory == []
+    assert len(pickle.dumps(pruner)) < len(pickle.dumps(plain)) + weights / 2
 
 
 @pytest.fixture(scope="module")

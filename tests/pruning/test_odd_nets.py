@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -142,12 +143,154 @@ def test_a_net_that_branches_has_no_path_figures(classes):
     assert pruner.report()["effective_sparsity"].isna().all()
 
 
-def test_a_functional_chain_has_path_figures(classes):
-    pruner = PrunedClassifier(own_net(HeadFirst), **QUICK).fit(*classes)
-    weights = pruner.transform(format="dense")
-    mass = (np.abs(weights["head"]) @ np.abs(weights["body"])).sum(0)
-    assert np.allclose(pruner.feature_importances_, mass / mass.sum(), rtol=1e-5)
+def test_a_sequential_of_the_user_has_path_figures(classes):
+    module = nn.Sequential(
+        nn.BatchNorm1d(8),
+        nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.1)),
+        nn.Linear(16, 3),
+    )
+    pruner = PrunedClassifier(own_net(module), **QUICK).fit(*classes)
+    norm, (body, *_), head = pruner.net_.module_
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    mass = (head.weight.abs() @ body.weight.abs()).sum(0) * scale.abs()
+    expected = (mass / mass.sum()).detach().numpy()
+    assert np.allclose(pruner.feature_importances_, expected, rtol=1e-5)
     assert pruner.report()["effective_sparsity"].notna().all()
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(8), nn.Flatten(), nn.Softmax(1)])
+def test_steps_that_mix_inputs_have_no_path_figures(classes, layer):
+    class Flip(nn.Module):
+        def forward(self, X):
+            return X.flip(1)
+
+    first = Flip() if isinstance(layer, nn.Softmax) else layer
+    module = nn.Sequential(first, nn.Linear(8, 3))
+    pruner = PrunedClassifier(own_net(module), **QUICK).fit(*classes)
+    assert not hasattr(pruner, "feature_importances_")
+
+
+def test_a_layer_norm_between_layers_leaves_effective_sparsity_open(classes):
+    pruner = PrunedClassifier(small(norm="layer"), **QUICK).fit(*classes)
+    assert pruner.feature_importances_.sum() == pytest.approx(1)
+    assert pruner.report()["effective_sparsity"].isna().all()
+
+
+class Remembers(Mlp):
+    """Leaves an activation, with its history, in an attribute."""
+
+    def forward(self, X):
+        self.hidden = torch.relu(self.first(X))
+        return self.last(self.hidden)
+
+
+def test_a_module_that_keeps_an_activation(classes):
+    X, y = classes
+    pruner = PrunedClassifier(own_net(Remembers), **QUICK).fit(X, y)
+    pruner.report()
+    assert pruner.transform(X).shape == (120, 16)
+    again = PrunedClassifier(FrozenEstimator(pruner), **QUICK).fit(X, y)
+    assert again.sparsity_ == pruner.sparsity_
+    assert pickle.loads(pickle.dumps(again)).predict(X).shape == y.shape
+
+
+def test_a_last_layer_that_sees_no_rows_gives_no_activations(classes):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.each = nn.Linear(1, 3)
+
+        def forward(self, X):
+            return self.each(X.reshape(-1, 1)).reshape(len(X), 8, 3).mean(1)
+
+    pruner = PrunedClassifier(own_net(Tokens), **{**QUICK, "sparsity": 1}).set_params(
+        sparsity=0.3
+    )
+    pruner.fit(*classes)
+    with pytest.raises(ValueError, match="960 rows reach it for a batch of 120"):
+        pruner.transform(classes[0])
+
+
+def test_threads_that_predict_and_report_disturb_no_fit(classes):
+    """Fits of a user's net in one thread; predictions and reports in others."""
+    X, y = classes
+    pruner = PrunedClassifier(own_net(), **QUICK).fit(X, y)
+    other = PrunedClassifier(small(), **QUICK).fit(X, y)
+    expected = pruner.transform()["first"].toarray(), other.predict_proba(X)
+    done, errors = threading.Event(), []
+
+    def disturb(of):
+        while not done.is_set():
+            try:
+                of.report()
+                of.transform(X[:5])
+                if not np.array_equal(other.predict_proba(X), expected[1]):
+                    errors.append("other predictions")
+                pruner.predict(X[:5])
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=disturb, args=(p,)) for p in (pruner, other)]
+    for thread in threads:
+        thread.start()
+    fits = [PrunedClassifier(own_net(), **QUICK).fit(X, y) for _ in range(5)]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for fit in fits:
+        assert np.array_equal(fit.transform()["first"].toarray(), expected[0])
+
+
+def test_randomness_in_a_users_function_follows_the_seed(classes):
+    def by_chance(weight):
+        return torch.rand_like(weight)
+
+    before = torch.random.get_rng_state()
+    pruner = PrunedClassifier(small(), importance=by_chance, **QUICK)
+    one = pruner.fit(*classes).masks_
+    two = pruner.fit(*classes).masks_
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_net_with_a_fit_of_its_own_is_refused(classes):
+    class Own(type(own_net())):
+        def fit(self, X, y, **kwargs):
+            return super().fit(X, y, **kwargs)
+
+    net = Own(Mlp, criterion=nn.CrossEntropyLoss, verbose=0)
+    with pytest.raises(TypeError, match="overrides fit,"):
+        PrunedClassifier(net, **QUICK).fit(*classes)
+
+
+def test_a_net_that_stops_itself(classes):
+    class Own(type(own_net())):
+        def on_epoch_end(self, net, **kwargs):
+            super().on_epoch_end(net, **kwargs)
+            if len(self.history) == 2:
+                raise KeyboardInterrupt
+
+    net = Own(
+        Mlp, criterion=nn.CrossEntropyLoss, max_epochs=5, train_split=None, verbose=0
+    )
+    rows = PrunedClassifier(net, **QUICK).fit(*classes).history_
+    assert [row["phase"] for row in rows].count("dense") == 2
+
+
+def test_sparse_rows_are_never_dense_as_a_whole():
+    n, width = 6000, 8000
+    X = sparse.random(n, width, density=1e-3, format="csr", dtype="f4", random_state=0)
+    y = np.arange(n) % 2
+    net = TabularNetClassifier((4,), max_epochs=1, batch_size=100)
+    dense_bytes = 4 * n * width
+    tracemalloc.start()
+    pruner = PrunedClassifier(net, **QUICK).fit(X, y)
+    pruner.predict(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Predictions take 1024 rows at a time; torch's own memory is not traced.
+    assert peak < 0.5 * dense_bytes
 
 
 def test_no_epoch_at_all_with_early_stopping_and_checkpoints(classes, tmp_path):

@@ -19,6 +19,19 @@ from tests.pruning.nets import (
     zeros_of,
 )
 
+
+class TwoChannels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3)
+        self.head = nn.Linear(6 * 4, 10)
+
+    def forward(self, X):
+        return self.head(
+            torch.relu(self.conv(X.reshape(-1, 2, 4, 8)))[..., :2].flatten(1)
+        )
+
+
 QUICK = {
     "sparsity": 0.7,
     "allocation": "uniform",
@@ -47,10 +60,26 @@ def test_structures_in_a_convolution(granularity):
     pruner = PrunedClassifier(
         own_net(Conv, max_epochs=1), granularity=granularity, layers="conv", **QUICK
     )
-    if granularity == "input":  # there is one channel, which has to stay
-        pruner.set_params(layers="head")
+    if granularity == "input":  # two channels, of which one goes
+        pruner.set_params(estimator=own_net(TwoChannels, max_epochs=1), sparsity=0.5)
     mask = next(iter(pruner.fit(X[:100], y[:100]).masks_.values()))
-    assert 0 < mask.sum() <= 0.3 * mask.size + 9
+    rows = mask.reshape(len(mask), -1)  # (out, in * kernel)
+    assert 0 < mask.sum() <= 0.5 * mask.size
+    if granularity == "2:4":
+        pairs = [rows[:, i : i + 4].sum(1).max() for i in range(0, rows.shape[1], 4)]
+        assert max(pairs) <= 2
+        return
+    groups = {
+        "neuron": list(rows),
+        "input": list(np.moveaxis(mask, 1, 0)),
+        "block:2x2": [
+            rows[r : r + 2, c : c + 2]
+            for r in range(0, rows.shape[0], 2)
+            for c in range(0, rows.shape[1], 2)
+        ],
+    }[granularity]
+    assert all(group.all() or not group.any() for group in groups)
+    assert any(not group.any() for group in groups)
 
 
 def test_an_embedding_takes_integers_and_is_pruned():
