@@ -22,6 +22,7 @@ __all__ = [
     "Neuron",
     "Unstructured",
     "best",
+    "group_sizes",
     "resolve_granularity",
 ]
 
@@ -77,6 +78,34 @@ def best(pooled: Tensor, n: int) -> Tensor:
         ties = (flat == cut).nonzero().reshape(-1)
         keep[ties[: n - int(keep.sum())]] = True
     return keep.reshape(pooled.shape)
+
+
+def group_sizes(granularity: Granularity, pooled: Tensor, alive: Tensor) -> Tensor:
+    """Count the living weights of every group.
+
+    Parameters
+    ----------
+    granularity : Granularity
+        Which weights belong together.
+    pooled : Tensor
+        Any values by group, for their shape.
+    alive : bool Tensor of shape (out, in, ...)
+        The weights to count.
+
+    Returns
+    -------
+    sizes : int64 Tensor of the shape of `pooled`
+
+    Examples
+    --------
+    >>> import torch
+    >>> alive = torch.tensor([[True, True], [False, True]])
+    >>> group_sizes(Neuron(), torch.zeros(2), alive)
+    tensor([2, 1])
+    """
+    labels = torch.arange(pooled.numel()).reshape(pooled.shape)
+    owner = granularity.expand(labels, alive.shape)
+    return torch.bincount(owner[alive], minlength=pooled.numel()).reshape(pooled.shape)
 
 
 class Unstructured:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core.allocation import Allocation, Budget
-from sklearn_sparse_nn.core.granularity import Granularity
+from sklearn_sparse_nn.core.granularity import Granularity, group_sizes
 from sklearn_sparse_nn.core.importance import Importance, needs
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning, NonFiniteScoreError
 
@@ -128,9 +128,7 @@ def _pool(
 ) -> tuple[Tensor, Tensor]:
     """Give every group its score, -inf without living weights, and its size."""
     pooled = granularity.pool(scores.masked_fill(~alive, 0.0)).clone()
-    labels = torch.arange(pooled.numel()).reshape(pooled.shape)
-    owner = granularity.expand(labels, scores.shape)
-    size = torch.bincount(owner[alive], minlength=pooled.numel()).reshape(pooled.shape)
+    size = group_sizes(granularity, pooled, alive)
     return pooled.masked_fill(size == 0, -torch.inf), size
 
 

@@ -72,7 +72,11 @@ class NetEstimator(BaseEstimator):
 
     def _ask(self, method: str, X: Any) -> np.ndarray:
         """Ask the net, by the name of one of its methods, about validated rows."""
-        return getattr(self.net_, method)(as_net_input(X))
+        return getattr(self.net_, method)(self._net_input(X))
+
+    def _net_input(self, X: Any) -> Any:
+        """Turn validated rows into what the fitted net takes."""
+        return as_net_input(X)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

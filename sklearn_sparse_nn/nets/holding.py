@@ -9,6 +9,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_sparse_nn.nets.layers import PrunableLayer
+from sklearn_sparse_nn.nets.training import optimizers
 
 __all__ = ["MaskHolder"]
 
@@ -46,7 +47,7 @@ class MaskHolder(Callback):
 
     def __enter__(self) -> "MaskHolder":
         self._net.callbacks_.insert(0, ("masks", self))
-        for optimizer in self._optimizers():
+        for optimizer in optimizers(self._net):
             hook = optimizer.register_step_post_hook(self.after_step)
             self._hooks.append(hook)
         return self
@@ -76,7 +77,7 @@ class MaskHolder(Callback):
         # give -0.0, which adding +0.0 makes +0.0.
         for weight, alive in self._held:
             weight.mul_(alive).add_(0.0)
-            for optimizer in self._optimizers():
+            for optimizer in optimizers(self._net):
                 for value in optimizer.state.get(weight, {}).values():
                     if torch.is_tensor(value) and value.shape == weight.shape:
                         value.mul_(alive)
@@ -101,9 +102,6 @@ class MaskHolder(Callback):
         """Give the fraction of masked weights, over all layers."""
         size = sum(mask.numel() for mask in self.masks.values())
         return 1 - sum(int(mask.sum()) for mask in self.masks.values()) / size
-
-    def _optimizers(self) -> list[Any]:
-        return [getattr(self._net, f"{name}_") for name in self._net._optimizers]
 
 
 class _Released(Callback):

@@ -12,12 +12,18 @@ import traceback
 from typing import Any
 
 import numpy as np
+import torch
 from skorch import NeuralNet
 from skorch.callbacks import Checkpoint, EarlyStopping
 
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 
-__all__ = ["TrainingRun", "drop_training_state"]
+__all__ = ["TrainingRun", "drop_training_state", "optimizers"]
+
+
+def optimizers(net: NeuralNet) -> list[Any]:
+    """Give all optimizers of an initialized net; most have one."""
+    return [getattr(net, f"{name}_") for name in net._optimizers]
 
 
 class TrainingRun:
@@ -113,9 +119,21 @@ class TrainingRun:
             callback.on_train_begin(self.net, **self._data)
 
     def end(self) -> None:
-        """Close the run; callbacks may restore weights here, if any were trained."""
+        """Close the run; callbacks may restore weights here, if any were trained.
+
+        Raises
+        ------
+        DivergedTrainingError
+            A parameter is NaN or infinite: the last step of all shows in no loss.
+        """
         if self._trained:
             self.net.notify("on_train_end", **self._data)
+        for name, parameter in self.net.module_.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise DivergedTrainingError(
+                    f"Parameter {name!r} is NaN or infinite after training. Lower the "
+                    "learning rate."
+                )
 
     def _check_loss(self, phase: str) -> None:
         batches = self.net.history[-1]["batches"]

@@ -27,6 +27,7 @@ from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.training import drop_training_state
 from sklearn_sparse_nn.pruning._dense import (
+    DenseNet,
     as_dtype,
     dense_net,
     is_own_net,
@@ -114,39 +115,48 @@ class BasePruner(
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
             )
-            net = dense.net
-            layers = prunable_layers(net.module_)
-            last, width = last_layer(net, dense.X) or (None, 0)
-            request = resolve_request(
-                self,
-                layers,
-                last=last,
-                max_epochs=net.max_epochs,
-                frozen=dense.frozen,
-            )
-            alive = zero_mask(request.layers) if dense.frozen else None
-            generator = torch.Generator().manual_seed(seed)
-            masks, history = prune(
-                net,
-                dense.X,
-                dense.y,
-                layers=request.layers,
-                masks=alive or _all_alive(request.layers),
-                plan=request.plan,
-                decide=partial(request.decide, generator=generator),
-                rewind=self.rewind,
-                report=_print_row if self.verbose else None,
-            )
+            fitted = self._prune(dense, seed)
+        return {
+            **fitted,
+            "targets_": dense.targets,
+            "_own_dtype": dense.X.dtype if own else None,
+        }
+
+    def _prune(self, dense: DenseNet, seed: int) -> dict[str, Any]:
+        """Prune a dense net in place; give the fitted attributes that come of it.
+
+        Those with an underscore in front are what later calls need, so that changed
+        parameters change no fitted net.
+        """
+        net = dense.net
+        last, width = last_layer(net, dense.X) or (None, 0)
+        request = resolve_request(
+            self,
+            prunable_layers(net.module_),
+            last=last,
+            max_epochs=net.max_epochs,
+            frozen=dense.frozen,
+        )
+        alive = zero_mask(request.layers) if dense.frozen else None
+        generator = torch.Generator().manual_seed(seed)
+        masks, history = prune(
+            net,
+            dense.X,
+            dense.y,
+            layers=request.layers,
+            masks=alive or _all_alive(request.layers),
+            plan=request.plan,
+            decide=partial(request.decide, generator=generator),
+            rewind=self.rewind,
+            report=_print_row if self.verbose else None,
+        )
         drop_training_state(net)
         spare_global_rng(net)
         part = request.granularity
         return {
             "net_": net,
-            "targets_": dense.targets,
             **_count(request.layers, masks),
             "history_": history,
-            # What later calls need, so that changed parameters change no fitted net.
-            "_own_dtype": dense.X.dtype if own else None,
             "_block": (part.rows, part.columns) if isinstance(part, Block) else None,
             "_n_features_out": width,
         }
@@ -265,14 +275,10 @@ class BasePruner(
             X = as_dtype(X, self._own_dtype)
         return as_net_input(X)
 
-    def _ask(self, method: str, X: Any) -> np.ndarray:
-        return getattr(self.net_, method)(self._net_input(X))
-
     def _x_rules(self, *, fitted: bool = False) -> dict[str, Any]:
         rules = super()._x_rules(fitted=fitted)
-        if (
-            self._own_dtype is not None if fitted else is_own_net(self.estimator)
-        ):  # shaped rows for a convolution, integers for an embedding
+        own = self._own_dtype is not None if fitted else is_own_net(self.estimator)
+        if own:  # shaped rows for a convolution, integers for an embedding
             rules |= {"dtype": [np.float32, *_INTEGERS], "allow_nd": True}
         return rules
 

@@ -5,11 +5,9 @@ from copy import deepcopy
 from numbers import Real
 from typing import Any
 
-import torch
 from skorch import NeuralNet
 from torch import Tensor
 
-from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.layers import PrunableLayer
 from sklearn_sparse_nn.nets.training import TrainingRun
@@ -138,12 +136,6 @@ class _Engine:
         if kept is not None:
             self.net.module_.load_state_dict(kept)
         self.holder.apply()
-        for name, weight in self.net.module_.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise DivergedTrainingError(
-                    f"Parameter {name!r} is NaN or infinite after training, in epoch "
-                    f"{len(self.history)}. Lower the learning rate."
-                )
 
     def _train(self, phase: str, n_epochs: int) -> None:
         for _ in range(n_epochs):

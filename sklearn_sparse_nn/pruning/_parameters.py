@@ -15,7 +15,7 @@ from sklearn_sparse_nn._compat import (
 )
 from sklearn_sparse_nn.nets.tabular import TabularNet
 
-__all__ = ["ATTRIBUTES", "CONSTRAINTS", "PARAMETERS"]
+__all__ = ["ATTRIBUTES", "CONSTRAINTS", "PARAMETERS", "REFERENCES"]
 
 _COUNT = Interval(Integral, 0, None, closed="left")
 
@@ -113,4 +113,12 @@ ATTRIBUTES = """\
         Columns seen in fit.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Their names, when X was a DataFrame with string names.
+"""
+
+REFERENCES = """\
+    References
+    ----------
+    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural
+    Networks"; Zhu and Gupta 2017, "To prune, or not to prune"; Hoefler et al. 2021,
+    "Sparsity in Deep Learning", JMLR 22.
 """

@@ -13,6 +13,7 @@ from sklearn_sparse_nn.core.compatibility import check_parts
 from sklearn_sparse_nn.core.granularity import (
     Granularity,
     Neuron,
+    group_sizes,
     resolve_granularity,
 )
 from sklearn_sparse_nn.core.importance import Importance, resolve_importance
@@ -188,10 +189,9 @@ def _check_count(
 
 
 def _largest_group(layer: PrunableLayer, granularity: Granularity) -> int:
-    scores = torch.zeros(layer.turned(layer.weight).shape, dtype=torch.float64)
-    pooled = granularity.pool(scores)
-    labels = torch.arange(pooled.numel()).reshape(pooled.shape)
-    return int(torch.bincount(granularity.expand(labels, scores.shape).flatten()).max())
+    all_alive = torch.ones(layer.turned(layer.weight).shape, dtype=torch.bool)
+    pooled = granularity.pool(all_alive.double())
+    return int(group_sizes(granularity, pooled, all_alive).max())
 
 
 def _plan(pruner: Any, budget: Budget, *, max_epochs: int, frozen: bool) -> Plan:

@@ -5,6 +5,8 @@ from typing import Any
 
 from skorch import NeuralNet
 
+from sklearn_sparse_nn.nets.training import optimizers
+
 __all__ = ["Beginning"]
 
 
@@ -27,7 +29,7 @@ class Beginning:
         self._weights = deepcopy(net.module_.state_dict())
         self._groups = [
             [_settings(group) for group in optimizer.param_groups]
-            for optimizer in _optimizers(net)
+            for optimizer in optimizers(net)
         ]
         self._schedulers = [
             (callback, deepcopy(callback.lr_scheduler_.state_dict()))
@@ -38,12 +40,12 @@ class Beginning:
     def restore_weights(self) -> None:
         """Put back weights, buffers and a fresh optimizer state."""
         self._net.module_.load_state_dict(self._weights)
-        for optimizer in _optimizers(self._net):
+        for optimizer in optimizers(self._net):
             optimizer.state.clear()
 
     def restore_learning_rate(self) -> None:
         """Put back the optimizer's settings and start learning-rate schedules anew."""
-        for optimizer, groups in zip(_optimizers(self._net), self._groups, strict=True):
+        for optimizer, groups in zip(optimizers(self._net), self._groups, strict=True):
             for group, settings in zip(optimizer.param_groups, groups, strict=True):
                 group.update(deepcopy(settings))
         for callback, state in self._schedulers:
@@ -53,7 +55,3 @@ class Beginning:
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     return {key: deepcopy(value) for key, value in group.items() if key != "params"}
-
-
-def _optimizers(net: NeuralNet) -> list[Any]:
-    return [getattr(net, f"{name}_") for name in net._optimizers]

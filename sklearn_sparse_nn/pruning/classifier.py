@@ -3,7 +3,7 @@
 from sklearn_sparse_nn.nets.estimator import NetClassifierMixin
 from sklearn_sparse_nn.nets.tabular import TabularNetClassifier
 from sklearn_sparse_nn.pruning._base import BasePruner
-from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES, PARAMETERS
+from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES, PARAMETERS, REFERENCES
 
 __all__ = ["PrunedClassifier"]
 
@@ -22,12 +22,7 @@ class PrunedClassifier(NetClassifierMixin, BasePruner):
     classes_ : ndarray of shape (n_classes,)
         The class labels.
 {ATTRIBUTES}
-    References
-    ----------
-    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural
-    Networks"; Zhu and Gupta 2017, "To prune, or not to prune"; Hoefler et al. 2021,
-    "Sparsity in Deep Learning", JMLR 22.
-
+{REFERENCES}
     Examples
     --------
     >>> from sklearn.datasets import load_digits

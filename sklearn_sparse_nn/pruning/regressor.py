@@ -3,7 +3,7 @@
 from sklearn_sparse_nn.nets.estimator import NetRegressorMixin
 from sklearn_sparse_nn.nets.tabular import TabularNetRegressor
 from sklearn_sparse_nn.pruning._base import BasePruner
-from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES, PARAMETERS
+from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES, PARAMETERS, REFERENCES
 
 __all__ = ["PrunedRegressor"]
 
@@ -21,12 +21,7 @@ class PrunedRegressor(NetRegressorMixin, BasePruner):
     net_ : skorch net
         The trained net, without its optimizer. Its pruned weights are exactly zero.
 {ATTRIBUTES}
-    References
-    ----------
-    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural
-    Networks"; Zhu and Gupta 2017, "To prune, or not to prune"; Hoefler et al. 2021,
-    "Sparsity in Deep Learning", JMLR 22.
-
+{REFERENCES}
     Examples
     --------
     >>> from sklearn.datasets import load_diabetes

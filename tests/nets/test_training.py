@@ -126,6 +126,12 @@ def test_a_diverged_loss_names_epoch_and_phase(classes):
             run.epoch("dense")
 
 
+def test_weights_that_the_very_last_step_broke_are_an_error(classes):
+    net = TabularNetClassifier((4,), optimizer="sgd", lr=1e38, batch_size=120)
+    with pytest.raises(DivergedTrainingError, match="is NaN or infinite after"):
+        net.set_params(max_epochs=1, weight_decay=100.0).fit(*classes)
+
+
 def test_nets_that_drive_their_own_epochs_are_refused(classes):
     class Own(NeuralNetClassifier):
         def fit_loop(self, X, y=None, epochs=None, **kwargs):
