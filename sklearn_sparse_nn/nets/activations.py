@@ -17,6 +17,8 @@ __all__ = [
     "first_outputs",
     "hidden_activations",
     "last_layer",
+    "private_twin",
+    "rows_run",
     "spare_global_rng",
 ]
 
@@ -64,7 +66,7 @@ def last_layer(net: NeuralNet, X: Any) -> tuple[str, int] | None:
     if heard.last is None:
         return None
     name, values = heard.last
-    if len(values) != _rows_run(net, len(outputs)):
+    if len(values) != rows_run(net, len(outputs)):
         return name, 0
     return name, values.flatten(1).shape[1]
 
@@ -93,7 +95,7 @@ def hidden_activations(net: NeuralNet, X: Any) -> sparse.csr_array:
                 )
             first = outputs[0] if isinstance(outputs, tuple) else outputs
             name, values = heard.last
-            if len(values) != _rows_run(net, len(first)):
+            if len(values) != rows_run(net, len(first)):
                 raise ValueError(
                     f"Layer {name!r} runs last, and {len(values)} rows reach it for a "
                     f"batch of {len(first)}: its inputs are no activations by row."
@@ -144,6 +146,26 @@ def spare_global_rng(net: NeuralNet) -> None:
         net.__dict__.setdefault("iterator_valid__generator", torch.Generator())
 
 
+def private_twin(net: NeuralNet) -> NeuralNet:
+    """Copy a net for looking at it; its weights stay the same tensors.
+
+    The copy keeps other threads' predictions out of what is heard, and a compiled
+    module, which ignores hooks that come later, is run as it was before compilation.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialized.
+
+    Returns
+    -------
+    twin : skorch.NeuralNet
+        Do not train it.
+    """
+    module: nn.Module = getattr(net.module_, "_orig_mod", net.module_)
+    return _twin(net, copy_module(module, share_weights=True))
+
+
 def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:
     """Make a net with the same settings around a module, for looking at it only."""
     twin = object.__new__(type(net))
@@ -152,21 +174,16 @@ def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:
     return twin
 
 
-def _rows_run(net: NeuralNet, n_rows: int) -> int:
+def rows_run(net: NeuralNet, n_rows: int) -> int:
     """Give the rows that a module sees for a batch: our nets fill small ones up."""
     return n_rows + -n_rows % getattr(net, "rows_at_once", 1)
 
 
 class _Listener:
-    """Listens to a private copy of a net that shares its weights.
-
-    The copy keeps other threads' predictions out, and a compiled module, which
-    ignores hooks that come later, is run as it was before compilation.
-    """
+    """Listens to a private copy of a net that shares its weights."""
 
     def __init__(self, net: NeuralNet) -> None:
-        module: nn.Module = getattr(net.module_, "_orig_mod", net.module_)
-        self.net = _twin(net, copy_module(module, share_weights=True))
+        self.net = private_twin(net)
         self.last: tuple[str, Tensor] | None = None
         self._hooks: list[Any] = []
 

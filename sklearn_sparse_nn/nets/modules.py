@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "NORMS", "Standardize", "TabularModule"]
+__all__ = [
+    "ACTIVATIONS",
+    "ELEMENTWISE",
+    "NORMS",
+    "OUTPUTS",
+    "Standardize",
+    "TabularModule",
+]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,6 +24,18 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+#: Modules that act on every unit alone, and those that only shape the outputs.
+ELEMENTWISE: tuple[type[nn.Module], ...] = (
+    *ACTIVATIONS.values(),
+    nn.Dropout,
+    nn.Identity,
+    nn.SELU,
+    nn.Mish,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Hardtanh,
+)
+OUTPUTS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
 
 
 class Standardize(nn.Module):

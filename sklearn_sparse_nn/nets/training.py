@@ -9,6 +9,8 @@ callback's wish from a person's.
 import dis
 import signal
 import traceback
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -56,13 +58,35 @@ class TrainingRun:
         self._train = net.get_iterator(train, training=True)
         self._valid = None if valid is None else net.get_iterator(valid, training=False)
 
-    def epoch(self, phase: str) -> bool:
+    @property
+    def training_rows(self) -> Any:
+        """The rows that are trained on, as a dataset."""
+        return self._datasets["dataset_train"]
+
+    @property
+    def n_batches(self) -> int:
+        """Training steps of an epoch."""
+        try:
+            return len(self._train)
+        except TypeError as error:
+            raise ValueError(
+                f"{type(self._train).__name__} does not know its number of batches, "
+                "so no pruning event can be placed inside an epoch. Use at most as "
+                "many n_steps as prune_epochs, or another iterator_train."
+            ) from error
+
+    def epoch(
+        self, phase: str, before_batch: Callable[[Fraction], None] | None = None
+    ) -> bool:
         """Train for one epoch.
 
         Parameters
         ----------
         phase : str
             For the error message.
+        before_batch : callable, optional
+            Called before every batch but the first, with the part of the epoch that
+            is done, where the number of batches is known.
 
         Returns
         -------
@@ -81,7 +105,10 @@ class TrainingRun:
         try:
             net.notify("on_epoch_begin", **self._datasets)
             net.run_single_epoch(
-                self._train, training=True, prefix="train", step_fn=net.train_step
+                _announced(self._train, before_batch),
+                training=True,
+                prefix="train",
+                step_fn=net.train_step,
             )
             self._check_loss(phase)
             net.run_single_epoch(
@@ -145,6 +172,22 @@ class TrainingRun:
                 f"the {phase} phase. Lower the learning rate, or look for extreme "
                 "values in X and y."
             )
+
+
+def _announced(
+    batches: Any, before_batch: Callable[[Fraction], None] | None
+) -> Iterable[Any]:
+    """Give batches, saying before each how much of the epoch is done."""
+    if before_batch is None or not hasattr(batches, "__len__"):
+        return batches
+
+    def announce() -> Iterator[Any]:
+        for i, batch in enumerate(batches):
+            if i:
+                before_batch(Fraction(i, len(batches)))
+            yield batch
+
+    return announce()
 
 
 def _monitors(net: NeuralNet) -> list[Any]:

@@ -8,22 +8,9 @@ import torch
 from torch import nn
 
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.nets.modules import ACTIVATIONS, Standardize
+from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
 
 __all__ = ["Chain", "effective_nonzeros", "input_importances", "linear_chain"]
-
-
-_ELEMENTWISE = (
-    *ACTIVATIONS.values(),
-    nn.Dropout,
-    nn.Identity,
-    nn.SELU,
-    nn.Mish,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Hardtanh,
-)
-_OUTPUTS = (nn.Softmax, nn.LogSoftmax)
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,7 @@ def linear_chain(
         elif isinstance(step, nn.LayerNorm) and last is not None:
             mixes = True
             weights[last] = weights[last] * _scale(step)[:, None]
-        elif not isinstance(step, (Standardize, *_ELEMENTWISE, *_OUTPUTS)):
+        elif not isinstance(step, (Standardize, *ELEMENTWISE, *OUTPUTS)):
             return None
     if not weights or len(weights) != len(layers):
         return None

@@ -1,0 +1,126 @@
+"""Soft targets: a net learns from another's outputs, beside the labels."""
+
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sklearn_sparse_nn.nets.activations import copy_module
+
+__all__ = ["Distill", "check_distillable"]
+
+_REGRESSIONS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+_KNOWN = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, *_REGRESSIONS)
+
+
+def check_distillable(net: NeuralNet) -> None:
+    """Refuse a net whose loss has no soft form.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialized.
+
+    Raises
+    ------
+    TypeError
+        The loss is of another kind than the usual ones.
+    """
+    if not isinstance(net.criterion_, _KNOWN):
+        raise TypeError(
+            f"distill and criterion {type(net.criterion_).__name__} do not go "
+            "together: soft targets are known for "
+            f"{', '.join(kind.__name__ for kind in _KNOWN)}. Use distill=0."
+        )
+
+
+class Distill:
+    """Mixes a net's training loss with its distance to a teacher's outputs.
+
+    The loss is ``(1 - weight) * loss + weight * T ** 2 * KL(teacher || student)`` of
+    the probabilities at temperature T. Regression takes the net's own loss with the
+    teacher's outputs as targets.
+
+    Use as a context manager around training; the net's loss is its own afterwards.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialized. The teacher is its module as it is now.
+    weight : float in [0, 1]
+        Weight of the soft targets.
+    temperature : float
+        Positive; above 1 the teacher's doubts count for more.
+
+    References
+    ----------
+    Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network",
+    section 2.
+    """
+
+    def __init__(self, net: NeuralNet, weight: float, temperature: float) -> None:
+        check_distillable(net)
+        self._net = net
+        self._weight = weight
+        self._temperature = temperature
+        self._teacher: Any = copy_module(getattr(net.module_, "_orig_mod", net.module_))
+        self._teacher.eval().requires_grad_(False)
+
+    def __enter__(self) -> "Distill":
+        # On the object, not the class: `get_loss` may be anybody's.
+        self._net.__dict__["get_loss"] = self._loss
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._net.__dict__.pop("get_loss", None)
+
+    def _loss(
+        self,
+        y_pred: Any,
+        y_true: Any,
+        X: Any = None,
+        *args: Any,
+        training: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        net = self._net
+        hard = type(net).get_loss(
+            net, y_pred, y_true, X, *args, training=training, **kwargs
+        )
+        if not training:
+            return hard
+        own = net.module_
+        net.__dict__["module_"] = self._teacher
+        try:
+            with torch.no_grad():
+                wanted = net.infer(X)
+        finally:
+            net.__dict__["module_"] = own
+        soft = self._distance(_first(y_pred), _first(wanted))
+        return (1 - self._weight) * hard + self._weight * soft
+
+    def _distance(self, given: Tensor, wanted: Tensor) -> Tensor:
+        criterion, T = self._net.criterion_, self._temperature
+        if isinstance(criterion, _REGRESSIONS):
+            return criterion(given, wanted)
+        if isinstance(criterion, nn.BCEWithLogitsLoss):
+            target = torch.sigmoid(wanted / T)
+            return T**2 * functional.binary_cross_entropy_with_logits(given / T, target)
+        if isinstance(criterion, nn.NLLLoss):  # skorch gives it probabilities
+            eps = torch.finfo(given.dtype).eps
+            given, wanted = (given + eps).log(), (wanted + eps).log()
+        student = functional.log_softmax(given / T, dim=1)
+        teacher = functional.log_softmax(wanted / T, dim=1)
+        if student.ndim > 2:  # an output for every position
+            student, teacher = (
+                student.flatten(2).mT.flatten(0, 1),
+                teacher.flatten(2).mT.flatten(0, 1),
+            )
+        kl = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        return T**2 * kl
+
+
+def _first(outputs: Any) -> Tensor:
+    return outputs[0] if isinstance(outputs, tuple) else outputs

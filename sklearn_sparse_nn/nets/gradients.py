@@ -1,0 +1,135 @@
+"""Slopes of the loss by the weights, over a sample of rows."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sklearn_sparse_nn.nets.sampling import Calls, Sample
+
+__all__ = ["mean_gradient", "mean_hessian_gradient", "mean_squared_gradient"]
+
+
+def mean_gradient(sample: Sample) -> dict[str, Tensor]:
+    """Average the gradient of the loss over all rows.
+
+    Parameters
+    ----------
+    sample : Sample
+        Net and rows.
+
+    Returns
+    -------
+    grad : dict of layer name to Tensor of the weight's shape
+    """
+    total, n_rows = _zeros(sample), 0
+    with torch.enable_grad():
+        for X, y, n in sample.batches():
+            for name, grad in _gradients(sample, sample.loss(X, y)).items():
+                total[name] += n * grad
+            n_rows += n
+    return {name: value / n_rows for name, value in total.items()}
+
+
+def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
+    """Compute the Hessian of the mean loss times its gradient.
+
+    The slope of ``<g, v>`` at ``v = g`` held fixed, summed over batches.
+
+    Parameters
+    ----------
+    sample : Sample
+        Net and rows; its activations must have second derivatives.
+
+    Returns
+    -------
+    hessian_grad : dict of layer name to Tensor of the weight's shape
+    """
+    fixed = mean_gradient(sample)
+    total, n_rows = _zeros(sample), 0
+    with torch.enable_grad():
+        for X, y, n in sample.batches():
+            grads = _gradients(sample, sample.loss(X, y), create_graph=True)
+            product = torch.stack(
+                [(g * fixed[name]).sum() for name, g in grads.items()]
+            )
+            if product.requires_grad:
+                for name, value in _gradients(sample, product.sum()).items():
+                    total[name] += n * value
+            n_rows += n
+    return {name: value / n_rows for name, value in total.items()}
+
+
+def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
+    """Average the squared gradient of each row's own loss.
+
+    Row by row where a layer is not Linear or sees a row more than once; else at once:
+    a row's gradient is then the outer product of slopes and inputs, and so is its
+    square.
+
+    Parameters
+    ----------
+    sample : Sample
+        Net and rows.
+
+    Returns
+    -------
+    grad_sq : dict of layer name to Tensor of the weight's shape
+    """
+    at_once = _squares_of_outer_products(sample)
+    if at_once is not None:
+        return at_once
+    total, n_rows = _zeros(sample), 0
+    with torch.enable_grad():
+        for X, y, n in sample.batches(size=1):
+            for name, grad in _gradients(sample, sample.loss(X, y)).items():
+                total[name] += grad.square()
+            n_rows += n
+    return {name: value / n_rows for name, value in total.items()}
+
+
+def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
+    reduction = getattr(sample.net.criterion_, "reduction", "mean")
+    linear = all(
+        isinstance(layer.module, nn.Linear) for layer in sample.layers.values()
+    )
+    if not linear or reduction not in ("mean", "sum"):
+        return None
+    total, n_rows = _zeros(sample), 0
+    with torch.enable_grad(), Calls(sample.layers) as calls:
+        for X, y, n in sample.batches():
+            calls.seen.clear()
+            loss = sample.loss(X, y)
+            if not all(_by_row(calls.seen[name], n) for name in sample.layers):
+                return None
+            inputs, outputs = zip(
+                *[calls.seen[name][0] for name in sample.layers], strict=True
+            )
+            slopes = torch.autograd.grad(loss, outputs, allow_unused=True)
+            scale = n if reduction == "mean" else 1
+            for name, x, slope in zip(sample.layers, inputs, slopes, strict=True):
+                if slope is not None:
+                    total[name] += (scale * slope).square().T @ x.square()
+            n_rows += n
+    return {name: value / n_rows for name, value in total.items()}
+
+
+def _by_row(calls: list[tuple[Tensor, Tensor]], n_rows: int) -> bool:
+    return len(calls) == 1 and calls[0][0].shape[:-1] == (n_rows,)
+
+
+def _zeros(sample: Sample) -> dict[str, Tensor]:
+    return {
+        name: torch.zeros_like(layer.weight, requires_grad=False)
+        for name, layer in sample.layers.items()
+    }
+
+
+def _gradients(sample: Sample, loss: Tensor, **options: Any) -> dict[str, Tensor]:
+    """Differentiate by the weights; 0 for a layer that the loss does not use."""
+    weights = [layer.weight for layer in sample.layers.values()]
+    grads = torch.autograd.grad(loss, weights, allow_unused=True, **options)
+    return {
+        name: torch.zeros_like(weight) if grad is None else grad.to_dense()
+        for name, weight, grad in zip(sample.layers, weights, grads, strict=True)
+    }

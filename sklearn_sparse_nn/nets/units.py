@@ -1,0 +1,221 @@
+"""What reaches the units of a net and what they give, over a sample of rows."""
+
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from sklearn_sparse_nn.nets.activations import first_outputs, private_twin, rows_run
+from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
+from sklearn_sparse_nn.nets.sampling import Calls, Sample
+
+__all__ = ["input_gram", "input_norms", "uses_per_row", "zero_fractions"]
+
+_PASS_ON = (nn.Dropout, nn.Identity, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+
+
+def input_norms(sample: Sample) -> dict[str, Tensor]:
+    """Compute the L2 norm of every input of the layers.
+
+    Parameters
+    ----------
+    sample : Sample
+        Net and rows.
+
+    Returns
+    -------
+    input_norm : dict of layer name to Tensor of shape (1, in, 1, ...)
+        Over rows and, in a convolution, positions: an input is a channel. (out, in,
+        ...) if a convolution has groups. An embedding's inputs are its entries, 1 for
+        each time that they are looked up.
+    """
+    squares: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
+    with torch.no_grad(), Calls(sample.layers) as calls:
+        for X, _, _ in sample.batches():
+            calls.seen.clear()
+            sample.net.infer(X)
+            for name, layer in sample.layers.items():
+                for inputs, _ in calls.seen[name]:
+                    squares[name] = squares[name] + _sum_of_squares(layer, inputs)
+    return {
+        name: _beside_weight(layer, torch.as_tensor(squares[name]).sqrt())
+        for name, layer in sample.layers.items()
+    }
+
+
+def input_gram(sample: Sample) -> dict[str, Tensor]:
+    """Compute ``X'X`` of the inputs of the layers, all Linear.
+
+    Parameters
+    ----------
+    sample : Sample
+        Net and rows.
+
+    Returns
+    -------
+    hessian : dict of layer name to float64 Tensor of shape (in, in)
+
+    Raises
+    ------
+    ValueError
+        A layer is not Linear.
+    """
+    for name, layer in sample.layers.items():
+        if not isinstance(layer.module, nn.Linear):
+            raise ValueError(
+                f"The statistic 'hessian' (of importance='obs') is known for Linear "
+                f"layers, and {name!r} is {type(layer.module).__name__}. Leave it out "
+                "with `layers`, or choose another importance."
+            )
+    grams: dict[str, Tensor] = {
+        name: torch.zeros(2 * layer.weight.shape[1:], dtype=torch.float64)
+        for name, layer in sample.layers.items()
+    }
+    with torch.no_grad(), Calls(sample.layers) as calls:
+        for X, _, _ in sample.batches():
+            calls.seen.clear()
+            sample.net.infer(X)
+            for name in sample.layers:
+                for inputs, _ in calls.seen[name]:
+                    rows = inputs.flatten(0, -2).double()
+                    grams[name] += (rows.T @ rows).cpu()
+    return grams
+
+
+def zero_fractions(sample: Sample) -> dict[str, Tensor]:
+    """Count how often the units of the layers are zero after their activation.
+
+    A unit is followed through the modules that come next (norms, activations). Where
+    none is an activation, as when a function is called, it counts as zero where it is
+    not positive, which is right for ReLU.
+
+    Parameters
+    ----------
+    sample : Sample
+        Net and rows.
+
+    Returns
+    -------
+    activation_zeros : dict of layer name to Tensor of shape (out, 1, ...)
+        Fractions of rows, and positions in a convolution.
+    """
+    zeros: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
+    n_values = dict.fromkeys(sample.layers, 0)
+    with torch.no_grad(), _Followed(sample) as followed:
+        for X, _, _ in sample.batches():
+            followed.units.clear()
+            sample.net.infer(X)
+            for name, values, activated in followed.units:
+                units = _units_last(sample.layers[name], values)
+                is_zero = units == 0 if activated else units <= 0
+                zeros[name] = zeros[name] + is_zero.sum(0)
+                n_values[name] += len(units)
+    return {
+        name: _by_neuron(layer, torch.as_tensor(zeros[name]) / max(n_values[name], 1))
+        for name, layer in sample.layers.items()
+    }
+
+
+def uses_per_row(net: NeuralNet, X: Any) -> dict[str, int]:
+    """Count how often each weight of a layer is used for one row.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialized.
+    X : array
+        As `net` takes it; two rows are run.
+
+    Returns
+    -------
+    uses : dict of layer name to int
+        1 for a Linear layer that sees each row once, the number of output positions
+        in a convolution; 1 where it cannot be told.
+    """
+    twin = private_twin(net)
+    layers = prunable_layers(twin.module_)
+    with torch.no_grad(), Calls(layers) as calls:
+        n_rows = rows_run(net, len(first_outputs(twin, X)))
+    uses = {}
+    for name, layer in layers.items():
+        n_units = layer.turned(layer.weight).shape[0]
+        if isinstance(layer.module, _ConvTransposeNd):
+            n_units *= layer.module.groups
+        n_values = sum(outputs.numel() for _, outputs in calls.seen[name])
+        uses[name] = max(1, n_values // (n_rows * n_units))
+    return uses
+
+
+def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:
+    if isinstance(layer.module, _LOOKUPS):
+        n_entries = layer.weight.shape[0]
+        counts = torch.bincount(inputs.reshape(-1), minlength=n_entries)
+        return counts.to(layer.weight.dtype)
+    if isinstance(layer.module, _ConvNd):
+        return inputs.square().transpose(0, 1).flatten(1).sum(1)
+    return inputs.square().flatten(0, -2).sum(0)
+
+
+def _beside_weight(layer: PrunableLayer, by_input: Tensor) -> Tensor:
+    """Shape values of a layer's inputs so that they broadcast against its weight."""
+    shape = layer.turned(layer.weight).shape
+    groups = getattr(layer.module, "groups", 1)
+    if by_input.ndim == 0:  # a layer that was never called
+        by_input = by_input.expand(shape[1] * groups)
+    by_group = by_input.reshape(1, -1)
+    if groups > 1 and not isinstance(layer.module, _ConvTransposeNd):
+        by_group = by_input.reshape(groups, -1)
+        by_group = by_group.repeat_interleave(shape[0] // groups, 0)
+    return by_group.reshape(*by_group.shape, *[1] * (len(shape) - 2))
+
+
+def _units_last(layer: PrunableLayer, values: Tensor) -> Tensor:
+    """Give values as (rows and positions, units)."""
+    if isinstance(layer.module, _ConvNd):
+        return values.transpose(0, 1).flatten(1).T
+    return values.flatten(0, -2)
+
+
+def _by_neuron(layer: PrunableLayer, by_unit: Tensor) -> Tensor:
+    shape = layer.turned(layer.weight).shape
+    # A transposed convolution's groups share the rows of its turned weight.
+    by_row = by_unit.expand(1) if by_unit.ndim == 0 else by_unit.reshape(-1, shape[0])
+    by_row = by_row.float().mean(0).expand(shape[0])
+    return by_row.reshape(-1, *[1] * (len(shape) - 1))
+
+
+class _Followed:
+    """Follows what layers give through the modules that take it, one after another."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._layers = {layer.module: name for name, layer in sample.layers.items()}
+        self._module = sample.net.module_
+        self._hooks: list[Any] = []
+        #: Layer name, its units' values as far as followed, whether activated.
+        self.units: list[tuple[str, Tensor, bool]] = []
+
+    def __enter__(self) -> "_Followed":
+        for module in self._module.modules():
+            if not any(module.children()):
+                hook = module.register_forward_hook(self._hear, with_kwargs=True)
+                self._hooks.append(hook)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _hear(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if module in self._layers:
+            self.units.append((self._layers[module], output, False))
+            return
+        inputs = args[0] if args else next(iter(kwargs.values()), None)
+        for i, (name, values, activated) in enumerate(self.units):
+            if values is inputs and torch.is_tensor(output):
+                if output.shape == values.shape:
+                    activates = not isinstance(module, _PASS_ON)
+                    self.units[i] = name, output, activated or activates
+                return
