@@ -1,130 +1,40 @@
 """How the budget is split over layers.
 
 An allocation is a function ``(pooled, sizes, budget) -> groups to keep per layer``.
+Those with parameters are small estimators, so that ``allocation__max_sparsity`` can
+be searched.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
-from numbers import Integral
+from math import ceil, floor, frexp
 from types import MappingProxyType
-from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from sklearn_sparse_nn.core.budget import (
+    Budget,
+    Remainder,
+    n_pruned,
+    round_together,
+)
 from sklearn_sparse_nn.exceptions import UnknownNameError
 
 __all__ = [
     "ALLOCATIONS",
     "Allocation",
+    "Bounded",
     "Budget",
+    "below_threshold",
+    "erk",
+    "global_",
+    "lamp",
     "n_pruned",
     "resolve_allocation",
+    "uniform",
 ]
-
-
-def n_pruned(sparsity: float, size: int) -> int:
-    """Count the weights to prune: ``sparsity * size``, rounded to nearest, half up.
-
-    The arithmetic is exact on the decimal that was written, so 0.29 of 100 is 29
-    (in floating point ``int(100 * 0.29)`` is 28).
-
-    Parameters
-    ----------
-    sparsity : float in [0, 1]
-        Fraction of the weights that become zero.
-    size : int
-        Number of weights.
-
-    Returns
-    -------
-    n : int
-        Never decreases when `sparsity` grows.
-
-    Examples
-    --------
-    >>> n_pruned(0.29, 100)
-    29
-    """
-    return _round_half_up(Fraction(str(sparsity)) * size)
-
-
-def _round_half_up(value: Fraction) -> int:
-    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How many weights may live, and how much of the pruning is due by now.
-
-    Parameters
-    ----------
-    n_weights : mapping of layer name to int
-        Weights of every layer, pruned or not: what a sparsity is a fraction of.
-    sparsity : float, int or mapping of layer name to float
-        Fraction of zeros, number of non-zeros kept (an int above 0), or the fraction
-        for every layer.
-    threshold : float or None, default=None
-        Instead of `sparsity`: every group that scores below it goes.
-    share : float in [0, 1], default=1.0
-        Share of the final number of zeros that is due by now.
-
-    Examples
-    --------
-    >>> Budget({"a": 600, "b": 400}, 0.9, share=0.5).kept()
-    550
-    >>> Budget({"a": 600, "b": 400}, 0.9).kept("b")
-    40
-    """
-
-    n_weights: Mapping[str, int]
-    sparsity: Any = 0.0
-    threshold: float | None = None
-    share: float = 1.0
-
-    def due(self, n_zeros: int) -> int:
-        """Give the part of `n_zeros` final zeros that is due by now, half up."""
-        return n_pruned(self.share, n_zeros)
-
-    def kept(self, layer: str | None = None) -> int:
-        """Count the weights that live, in one layer or in all together.
-
-        A fraction is applied to the layer's own weights. A number of non-zeros is
-        split in proportion to the layers' sizes (largest remainders), so that in the
-        end the layers add up to it.
-        """
-        size = sum(self.n_weights.values()) if layer is None else self.n_weights[layer]
-        if isinstance(self.sparsity, Mapping):
-            if layer is None:
-                return sum(self.kept(name) for name in self.n_weights)
-            return size - self.due(n_pruned(self.sparsity[layer], size))
-        if not self._counts_nonzeros:
-            return size - self.due(n_pruned(self.sparsity, size))
-        k = min(int(self.sparsity), sum(self.n_weights.values()))
-        if layer is not None:
-            k = _in_proportion(k, self.n_weights)[layer]
-        return size - self.due(size - k)
-
-    @property
-    def _counts_nonzeros(self) -> bool:
-        return isinstance(self.sparsity, Integral) and int(self.sparsity) > 0
-
-    def asks_to_empty(self, layer: str) -> bool:
-        """Tell whether a layer was asked to lose every weight."""
-        return isinstance(self.sparsity, Mapping) and self.sparsity[layer] == 1
-
-
-def _in_proportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Split `total` in proportion to `sizes`; the largest remainders round up."""
-    all_sizes = sum(sizes.values())
-    exact = {name: Fraction(total * size, all_sizes) for name, size in sizes.items()}
-    split = {name: int(part) for name, part in exact.items()}
-    rest = total - sum(split.values())
-    for name in sorted(exact, key=lambda name: split[name] - exact[name])[:rest]:
-        split[name] += 1
-    return split
-
 
 Scores = Mapping[str, Tensor]
 Allocation = Callable[[Scores, Scores, Budget], dict[str, int]]
@@ -142,7 +52,7 @@ def global_(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
     pooled : mapping of layer name to Tensor
         One score per group; ``-inf`` marks a group without living weights.
     sizes : mapping of layer name to Tensor
-        Living weights of every group, same shapes.
+        Living weights of every group, or what they cost, same shapes.
     budget : Budget
         What may live.
 
@@ -197,13 +107,138 @@ def uniform(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
     >>> uniform(scores, ones, Budget({"a": 2, "b": 2}, 0.5))
     {'a': 1, 'b': 1}
     """
-    n_groups = {}
+    return {
+        name: _n_that_fit(_runs(scores, sizes[name]), budget.kept(name))
+        for name, scores in pooled.items()
+    }
+
+
+def erk(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
+    """Keep more of small and of narrow layers: the Erdos-Renyi-Kernel split.
+
+    The density of a layer, the fraction of its weights that live, is
+    ``epsilon * sum(shape) / prod(shape)``; so the number that live in it is in
+    proportion to ``sum(shape)``. One epsilon makes the whole fit in the budget. A
+    layer that would keep more than lives in it keeps all of that, and epsilon is
+    solved again for the others. No layer is dense unless the formula says so.
+
+    Parameters
+    ----------
+    pooled, sizes, budget
+        As for `global_`; the budget needs `shapes`.
+
+    Returns
+    -------
+    n_groups : dict of layer name to int
+        In every layer the longest run of best groups that fits in its part. The parts
+        add up to exactly the budget, or to all that lives.
+
+    Raises
+    ------
+    ValueError
+        The budget has no shapes.
+
+    References
+    ----------
+    Evci et al. 2020, "Rigging the Lottery: Making All Tickets Winners", section 3;
+    for fully connected layers Mocanu et al. 2018, "Scalable training of artificial
+    neural networks with adaptive sparse connectivity".
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = {"a": torch.rand(8, 8), "b": torch.rand(2, 8)}
+    >>> ones = {name: torch.ones(x.shape).long() for name, x in scores.items()}
+    >>> shapes = {"a": (8, 8), "b": (2, 8)}
+    >>> erk(scores, ones, Budget({"a": 64, "b": 16}, 26, shapes=shapes))
+    {'a': 16, 'b': 10}
+    """
+    if budget.shapes is None:
+        raise ValueError(
+            "allocation='erk' needs the shapes of the weights, and this budget has "
+            "none. Give them as Budget(..., shapes={layer: (out, in, ...)}), or choose "
+            "another allocation."
+        )
+    parts = _water_filled(
+        budget.kept(),
+        {name: sum(budget.shapes[name]) * budget.cost(name) for name in pooled},
+        {name: int(sizes[name].sum()) for name in pooled},
+    )
+    return {
+        name: _n_that_fit(_runs(scores, sizes[name]), parts[name])
+        for name, scores in pooled.items()
+    }
+
+
+def _water_filled(
+    total: int, weights: Mapping[str, int], caps: Mapping[str, int]
+) -> dict[str, int]:
+    """Split `total` in proportion to `weights`, nobody getting more than its cap."""
+    exact: dict[str, Fraction] = {}
+    free = dict(weights)
+    while free:
+        epsilon = Fraction(total - sum(exact.values()), sum(free.values()))
+        full = [name for name in free if epsilon * free[name] >= caps[name]]
+        if not full:
+            break
+        for name in full:
+            exact[name] = Fraction(caps[name])
+            del free[name]
+    # Caps are whole numbers: whoever is rounded up here is below its own.
+    exact |= {name: epsilon * weight for name, weight in free.items()}
+    return round_together(exact)
+
+
+def lamp(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
+    """Rank all groups by their squared score relative to what outlives them.
+
+    A group's LAMP score is its squared score over the sum of the squares in its layer
+    from itself up to the best; of equal scores the first counts as better. The best
+    of a layer so has 1, and no layer is emptied before all others are down to one
+    group, unless all its scores are 0. A score below 0 counts as 0.
+
+    Parameters
+    ----------
+    pooled, sizes, budget
+        As for `global_`; a score of ``+inf`` stays above all, and out of the sums.
+
+    Returns
+    -------
+    n_groups : dict of layer name to int
+
+    References
+    ----------
+    Lee et al. 2021, "Layer-adaptive sparsity for the Magnitude-based Pruning",
+    equation 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = {"a": torch.tensor([30.0, 20.0]), "b": torch.tensor([0.2, 0.3])}
+    >>> ones = {name: torch.ones(2, dtype=torch.int64) for name in scores}
+    >>> lamp(scores, ones, Budget({"a": 2, "b": 2}, 0.5))
+    {'a': 1, 'b': 1}
+    """
+    relative, ranked_sizes = {}, {}
     for name, scores in pooled.items():
-        size = sizes[name].reshape(-1)
-        order = _ranked(scores.reshape(-1), size)
-        fits = size[order].cumsum(0) <= budget.kept(name)
-        n_groups[name] = int(fits.sum())
-    return n_groups
+        flat, size = scores.reshape(-1), sizes[name].reshape(-1)
+        # Best first, so that scores too small to differ when squared keep their order.
+        order = _ranked(flat, size)
+        relative[name] = _lamp_scores(flat[order])
+        ranked_sizes[name] = size[order]
+    return global_(relative, ranked_sizes, budget)
+
+
+def _lamp_scores(ranked: Tensor) -> Tensor:
+    """Give the LAMP scores of a layer's living groups, which come best first."""
+    scores = ranked.double().clamp(min=0.0)
+    finite = scores[scores.isfinite()]
+    if finite.numel() and finite[0] > 0:
+        # The ratio knows no scale, but the square of a large score overflows and that
+        # of a tiny one is 0. A power of two adds no rounding.
+        squares = (finite * 2.0 ** -max(frexp(finite[0])[1], -1000)).square()
+        finite = squares / squares.cumsum(0)
+    return torch.cat([scores[: len(scores) - len(finite)], finite])
 
 
 def below_threshold(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
@@ -246,8 +281,213 @@ def _ranked(scores: Tensor, size: Tensor) -> Tensor:
     return order[size[order] > 0]
 
 
+def _runs(scores: Tensor, size: Tensor) -> Tensor:
+    """Give the size of the best n groups of a layer for n = 0, 1, ..., all alive."""
+    flat = size.reshape(-1)
+    total = flat[_ranked(scores.reshape(-1), flat)].cumsum(0)
+    return torch.cat([total.new_zeros(1), total])
+
+
+def _n_that_fit(runs: Tensor, limit: int) -> int:
+    """Count the groups in the longest run of at most `limit`."""
+    return int(torch.searchsorted(runs, limit, right=True)) - 1
+
+
+def _n_that_reach(runs: Tensor, limit: int) -> int:
+    """Count the groups in the shortest run of at least `limit`, or all."""
+    return min(int(torch.searchsorted(runs, limit)), len(runs) - 1)
+
+
+class Bounded(BaseEstimator):
+    """Keep every layer's sparsity within bounds, whatever the allocation inside says.
+
+    A layer out of bounds is set to the bound it would cross. The allocation is asked
+    again for the other layers, with what is left of the budget, until none is out.
+
+    Parameters
+    ----------
+    allocation : str or callable, default="global"
+        The allocation inside: a name, a function or an object.
+    min_sparsity : float in [0, 1], default=0.0
+        No layer ends with fewer zeros. While only a share of the pruning is due, that
+        share of it.
+    max_sparsity : float in [0, 1], default=1.0
+        No layer ever has more zeros.
+
+    Notes
+    -----
+    Bounds hold exactly for counts of weights, except as far as the budget, whole
+    groups, or weights that died before leave no such count. Then a layer may be out by
+    one weight or one group, on the side of `min_sparsity` if there is a choice. What
+    bounds add to a layer never exceeds the budget.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores = {"a": torch.rand(10) + 1.0, "b": torch.rand(10)}
+    >>> ones = {name: torch.ones(10, dtype=torch.int64) for name in scores}
+    >>> budget = Budget({"a": 10, "b": 10}, 0.5)
+    >>> global_(scores, ones, budget)
+    {'a': 10, 'b': 0}
+    >>> Bounded("global", max_sparsity=0.8)(scores, ones, budget)
+    {'a': 8, 'b': 2}
+    """
+
+    def __init__(
+        self,
+        allocation: "str | Allocation" = "global",
+        min_sparsity: float = 0.0,
+        max_sparsity: float = 1.0,
+    ) -> None:
+        self.allocation = allocation
+        self.min_sparsity = min_sparsity
+        self.max_sparsity = max_sparsity
+
+    def __call__(self, pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
+        """Give the groups to keep per layer.
+
+        Parameters
+        ----------
+        pooled, sizes, budget
+            As for `global_`.
+
+        Returns
+        -------
+        n_groups : dict of layer name to int
+
+        Raises
+        ------
+        ValueError
+            The bounds make no sense, or contradict the budget.
+        """
+        if not isinstance(budget, Remainder):
+            # Rounding may leave a remainder just outside; the whole was checked.
+            self.check(budget)
+        allocate = _by_name(self.allocation)
+        runs = {name: _runs(scores, sizes[name]) for name, scores in pooled.items()}
+        least, most = self._bounds(runs, budget)
+        fixed: dict[str, int] = {}
+        free = list(pooled)
+        rest = budget
+        while free:
+            asked = allocate(
+                {name: pooled[name] for name in free},
+                {name: sizes[name] for name in free},
+                rest,
+            )
+            within = {
+                name: min(max(asked[name], least[name]), most[name]) for name in free
+            }
+            if within == asked:
+                fixed |= asked
+                break
+            fixed |= _worse_off(asked, within, runs)
+            free = [name for name in free if name not in fixed]
+            used = sum(_size(runs, fixed, name) for name in fixed)
+            rest = budget.rest(free, max(budget.kept() - used, 0))
+        return {name: fixed[name] for name in pooled}
+
+    def check(self, budget: Budget) -> None:
+        """Refuse bounds that make no sense or that a budget cannot keep.
+
+        Parameters
+        ----------
+        budget : Budget
+            What may live.
+
+        Raises
+        ------
+        ValueError
+            The bounds are not ordered within [0, 1], or contradict the budget.
+
+        Examples
+        --------
+        >>> Bounded(min_sparsity=0.2).check(Budget({"a": 10}, 0.5))
+        """
+        if not 0 <= self.min_sparsity <= self.max_sparsity <= 1:
+            raise ValueError(
+                f"Bounded(min_sparsity={self.min_sparsity!r}, max_sparsity="
+                f"{self.max_sparsity!r}): bounds must satisfy 0 <= min_sparsity <= "
+                "max_sparsity <= 1."
+            )
+        if isinstance(self.allocation, Bounded):
+            self.allocation.check(budget)
+        size = budget.size()
+        n_zeros = size - budget.kept()
+        # Rounded as the budget's own sparsity is: equal numbers never contradict.
+        too_many = budget.due(n_pruned(self.min_sparsity, size)) > n_zeros
+        too_few = n_pruned(self.max_sparsity, size) < n_zeros
+        if too_many or too_few:
+            end, change = (
+                (f"min_sparsity={self.min_sparsity!r}", "Lower it, or prune more")
+                if too_many
+                else (f"max_sparsity={self.max_sparsity!r}", "Raise it, or prune less")
+            )
+            raise ValueError(
+                f"Bounded({end}) and sparsity={budget.sparsity!r} contradict each "
+                f"other: {budget.kept()} of all {size} weights are to live by now, so "
+                f"not every layer can be within that bound. {change}."
+            )
+
+    def _bounds(
+        self, runs: Mapping[str, Tensor], budget: Budget
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Give the fewest and the most groups that every layer may keep."""
+        kept = budget.kept()
+        lower = Fraction(str(budget.share)) * Fraction(str(self.min_sparsity))
+        upper = Fraction(str(self.max_sparsity))
+        low = _weights_kept(upper, runs, budget, ceil)
+        if sum(low.values()) > kept:
+            low = _weights_kept(upper, runs, budget, floor)
+        # Where no count is between the bounds, the larger: a tiny layer lives.
+        high = _weights_kept(lower, runs, budget, floor)
+        high = {name: max(n, low[name]) for name, n in high.items()}
+        if sum(min(high[name], int(run[-1])) for name, run in runs.items()) < kept:
+            high = _weights_kept(lower, runs, budget, ceil)
+        least = {name: _n_that_reach(run, low[name]) for name, run in runs.items()}
+        if sum(_size(runs, least, name) for name in runs) > kept:
+            least = {name: _n_that_fit(run, low[name]) for name, run in runs.items()}
+        most = {
+            name: max(_n_that_fit(run, high[name]), least[name])
+            for name, run in runs.items()
+        }
+        return least, most
+
+
+def _worse_off(
+    asked: Mapping[str, int], within: Mapping[str, int], runs: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Take the layers out of the bounds at the end where more is out.
+
+    Once they are set, those out at the other end may come back by themselves.
+    """
+    off = {name: _size(runs, within, name) - _size(runs, asked, name) for name in asked}
+    drift = sum(off.values())
+    return {
+        name: within[name] for name in asked if off[name] and off[name] * drift >= 0
+    }
+
+
+def _size(runs: Mapping[str, Tensor], n_groups: Mapping[str, int], name: str) -> int:
+    """Give the size of the groups that a layer keeps."""
+    return int(runs[name][n_groups[name]])
+
+
+def _weights_kept(
+    sparsity: Fraction,
+    layers: Iterable[str],
+    budget: Budget,
+    round_: Callable[[Fraction], int],
+) -> dict[str, int]:
+    """Give what every layer keeps at a sparsity, in whole weights."""
+    return {
+        name: round_((1 - sparsity) * budget.n_weights[name]) * budget.cost(name)
+        for name in layers
+    }
+
+
 ALLOCATIONS: Mapping[str, Allocation] = MappingProxyType(
-    {"global": global_, "uniform": uniform}
+    {"global": global_, "uniform": uniform, "erk": erk, "lamp": lamp}
 )
 
 
@@ -257,7 +497,8 @@ def resolve_allocation(allocation: str | Allocation, budget: Budget) -> Allocati
     Parameters
     ----------
     allocation : str or callable
-        A name in `ALLOCATIONS` or a function of that form.
+        A name in `ALLOCATIONS`, a function of that form or an object such as
+        `Bounded`.
     budget : Budget
         A threshold, or a sparsity by layer, leaves nothing to split.
 
@@ -269,18 +510,27 @@ def resolve_allocation(allocation: str | Allocation, budget: Budget) -> Allocati
     ------
     UnknownNameError
         The name does not exist.
+    ValueError
+        The bounds of a `Bounded` make no sense, or contradict the budget.
 
     Examples
     --------
     >>> resolve_allocation("global", Budget({"a": 2}, 0.5)).__name__
     'global_'
     """
-    if isinstance(allocation, str):
-        if allocation not in ALLOCATIONS:
-            raise UnknownNameError("allocation", allocation, ALLOCATIONS)
-        allocation = ALLOCATIONS[allocation]
+    allocation = _by_name(allocation)
     if budget.threshold is not None:
         return below_threshold
     if isinstance(budget.sparsity, Mapping):
         return uniform
+    if isinstance(allocation, Bounded):
+        allocation.check(budget)
     return allocation
+
+
+def _by_name(allocation: str | Allocation) -> Allocation:
+    if not isinstance(allocation, str):
+        return allocation
+    if allocation not in ALLOCATIONS:
+        raise UnknownNameError("allocation", allocation, ALLOCATIONS)
+    return ALLOCATIONS[allocation]

@@ -1,116 +1,68 @@
-"""Which weights matter: scores of a weight tensor, high = keep.
+"""Which weights matter: the importances by name, and what each needs to know.
 
-An importance is a function ``(weight, *, need1, need2) -> scores``. Its keyword-only
-names are its needs: only the statistics that it names are gathered and passed.
+An importance is a function ``(weight, *, need1, need2) -> scores``, high = keep. Its
+keyword-only names are its needs: only the statistics that it names are gathered and
+passed.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import partial
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
+from sklearn_sparse_nn.core import scores
+from sklearn_sparse_nn.core.obs import OBS
 from sklearn_sparse_nn.exceptions import UnknownNameError
 
 __all__ = [
     "IMPORTANCES",
     "STATISTICS",
     "Importance",
-    "magnitude",
-    "magnitude_l2",
     "needs",
-    "random",
     "resolve_importance",
 ]
 
 Importance = Callable[..., Tensor]
 
-#: The statistics that an importance may ask for by a keyword-only name.
-STATISTICS: tuple[str, ...] = ("generator",)
-
-
-def magnitude(weight: Tensor) -> Tensor:
-    """Score weights by their absolute value (L1).
-
-    Pooled over a group this is the mean absolute value of its weights.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (out, in, ...)
-        The weights of one layer.
-
-    Returns
-    -------
-    scores : Tensor of the same shape
-        ``|w|``.
-
-    References
-    ----------
-    Han et al. 2015, "Learning both Weights and Connections", section 3.
-
-    Examples
-    --------
-    >>> import torch
-    >>> magnitude(torch.tensor([[-2.0, 0.5]]))
-    tensor([[2.0000, 0.5000]])
-    """
-    return weight.abs()
-
-
-def magnitude_l2(weight: Tensor) -> Tensor:
-    """Score weights by their square (L2).
-
-    Single weights rank as under `magnitude`; groups rank by their mean square, so one
-    large weight saves its group more easily.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (out, in, ...)
-        The weights of one layer.
-
-    Returns
-    -------
-    scores : Tensor of the same shape
-        ``w ** 2``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> magnitude_l2(torch.tensor([[-2.0, 0.5]]))
-    tensor([[4.0000, 0.2500]])
-    """
-    return weight.square()
-
-
-def random(weight: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Score weights by chance: the control that every importance has to beat.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (out, in, ...)
-        The weights of one layer; only shape, dtype and device are used.
-    generator : torch.Generator
-        The pruner's own generator, on the CPU.
-
-    Returns
-    -------
-    scores : Tensor of the same shape
-        Uniform in [0, 1).
-
-    Examples
-    --------
-    >>> import torch
-    >>> scores = random(torch.ones(3, 2), generator=torch.Generator().manual_seed(0))
-    >>> tuple(scores.shape)
-    (3, 2)
-    """
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
-
+#: What an importance may ask for by a keyword-only name. Tensors come by layer, turned
+#: to (out, in, ...) and broadcasting against the weight; g is the gradient of the mean
+#: loss in evaluation mode, over a sample of the training rows.
+STATISTICS: Mapping[str, str] = MappingProxyType(
+    {
+        "grad": "g, of the weight's shape",
+        "grad_sq": "mean over rows of the squared gradient of a row's loss",
+        "hessian_grad": "the loss's Hessian times g",
+        "input_norm": "L2 norm over rows of each input, (1, in, ...)",
+        "hessian": "X'X of a Linear layer's inputs, (in, in)",
+        "activation_zeros": "fraction of rows on which a unit is zero, (out, 1, ...)",
+        "path_grad": "slope of the mass of all paths by a weight's absolute value",
+        "initial": "the weights before any training",
+        "movement": "sum of -g * w over the training steps so far",
+        "generator": "the pruner's own torch.Generator",
+        "granularity": "the granularity object",
+    }
+)
 
 IMPORTANCES: Mapping[str, Importance] = MappingProxyType(
-    {"magnitude": magnitude, "magnitude_l2": magnitude_l2, "random": random}
+    {
+        "magnitude": scores.magnitude,
+        "magnitude_l2": scores.magnitude_l2,
+        "random": scores.random,
+        "gradient": scores.gradient,
+        "snip": scores.snip,
+        "taylor": scores.taylor,
+        "grasp": scores.grasp,
+        "synflow": scores.synflow,
+        "movement": scores.movement,
+        "fisher": scores.fisher,
+        "wanda": scores.wanda,
+        "apoz": scores.apoz,
+        "obs": OBS(),
+        "fpgm": scores.fpgm,
+    }
 )
 
 
@@ -139,7 +91,7 @@ def resolve_importance(importance: str | Importance) -> Importance:
     if isinstance(importance, str):
         if importance not in IMPORTANCES:
             raise UnknownNameError("importance", importance, IMPORTANCES)
-        importance = IMPORTANCES[importance]
+        importance = copy(IMPORTANCES[importance])
     needs(importance)
     return importance
 
@@ -165,8 +117,8 @@ def needs(importance: Importance) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> needs(random)
-    ('generator',)
+    >>> needs(scores.wanda)
+    ('input_norm',)
     """
     try:
         parameters = inspect.signature(importance).parameters.values()

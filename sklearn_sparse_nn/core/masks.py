@@ -1,7 +1,7 @@
 """The whole pruning decision: importance, granularity, allocation -> masks."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from sklearn_sparse_nn.core.granularity import Granularity, group_sizes
 from sklearn_sparse_nn.core.importance import Importance, needs
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning, NonFiniteScoreError
 
-__all__ = ["select"]
+__all__ = ["pooled_scores", "refit", "select"]
 
 
 def select(
@@ -31,7 +31,7 @@ def select(
     ----------
     weights : mapping of layer name to Tensor of shape (out, in, ...)
         The prunable weights.
-    stats : mapping of str to (mapping of layer name to Tensor) or torch.Generator
+    stats : mapping of str to (mapping of layer name to Tensor) or object
         The statistics that the importance asks for, by name.
     importance : callable
         Scores, high = keep.
@@ -63,12 +63,12 @@ def select(
     Examples
     --------
     >>> import torch
-    >>> from sklearn_sparse_nn.core import allocation, granularity, importance
+    >>> from sklearn_sparse_nn.core import allocation, granularity, scores
     >>> weights = {"hidden": torch.tensor([[0.1, -2.0], [3.0, 0.2]])}
     >>> select(
     ...     weights,
     ...     {},
-    ...     importance=importance.magnitude,
+    ...     importance=scores.magnitude,
     ...     granularity=granularity.Unstructured(),
     ...     allocation=allocation.global_,
     ...     budget=allocation.Budget({"hidden": 4}, sparsity=0.5),
@@ -82,13 +82,13 @@ def select(
         else masks[name].cpu()
         for name, weight in weights.items()
     }
-    pooled, sizes = {}, {}
-    for name, weight in weights.items():
-        scores = _score(name, weight, stats, importance)
-        pooled[name], sizes[name] = _pool(scores, alive[name], granularity)
+    pooled, sizes = pooled_scores(
+        weights, stats, alive, importance=importance, granularity=granularity
+    )
+    costs = {name: size * budget.cost(name) for name, size in sizes.items()}
     preferred = _lift_preferred(pooled, granularity)
-    counts = _count(pooled, sizes, allocation, budget)
-    if budget.share == 1 and budget.kept() < sum(budget.n_weights.values()):
+    counts = _count(pooled, costs, allocation, budget)
+    if budget.share == 1 and budget.kept() < budget.size():
         counts = {name: min(n, preferred.get(name, n)) for name, n in counts.items()}
     return {
         name: granularity.expand(
@@ -99,14 +99,101 @@ def select(
     }
 
 
+def pooled_scores(
+    weights: Mapping[str, Tensor],
+    stats: Mapping[str, Any],
+    masks: Mapping[str, Tensor],
+    *,
+    importance: Importance,
+    granularity: Granularity,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Score every group of weights.
+
+    Parameters
+    ----------
+    weights, stats, importance, granularity
+        As for `select`.
+    masks : mapping of layer name to bool Tensor
+        What lives, on the CPU.
+
+    Returns
+    -------
+    pooled : dict of layer name to float64 Tensor
+        One score per group; ``-inf`` for a group without living weights.
+    sizes : dict of layer name to int64 Tensor
+        Living weights of every group.
+
+    Raises
+    ------
+    NonFiniteScoreError
+        A layer's scores are NaN or infinite.
+    """
+    stats = {**stats, "granularity": granularity}
+    pooled, sizes = {}, {}
+    for name, weight in weights.items():
+        scores = _score(name, weight, stats, importance)
+        pooled[name], sizes[name] = _pool(scores, masks[name], granularity)
+    return pooled, sizes
+
+
+def refit(
+    weights: Mapping[str, Tensor],
+    stats: Mapping[str, Any],
+    masks: Mapping[str, Tensor],
+    *,
+    importance: Importance,
+) -> dict[str, Tensor]:
+    """Let the importance's ``update``, if it has one, refit the weights that live.
+
+    Parameters
+    ----------
+    weights, stats, importance
+        As for `select`. An update is a method ``(weight, mask, *, need1) -> weight``.
+    masks : mapping of layer name to bool Tensor
+        What `select` decided.
+
+    Returns
+    -------
+    weights : dict of layer name to Tensor
+        Empty without an update.
+
+    Raises
+    ------
+    NonFiniteScoreError
+        A refitted weight is NaN or infinite.
+    """
+    update = getattr(importance, "update", None)
+    if update is None:
+        return {}
+    fitted = {}
+    for name, weight in weights.items():
+        wanted = _wanted(needs(update), stats, name)
+        fitted[name] = update(weight.detach().clone(), masks[name], **wanted)
+        if not torch.isfinite(fitted[name]).all():
+            raise NonFiniteScoreError(
+                f"The refitted weights of layer {name!r} contain NaN or infinity; "
+                "nothing was pruned. Look for a diverged training, or for statistics "
+                "that cannot be inverted."
+            )
+    return fitted
+
+
+def _wanted(
+    names: Iterable[str], stats: Mapping[str, Any], layer: str
+) -> dict[str, Any]:
+    """Pick out what is asked for, of one layer where it comes by layer."""
+    values = {name: stats[name] for name in names}
+    return {
+        name: value[layer] if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+
+
 def _score(
     name: str, weight: Tensor, stats: Mapping[str, Any], importance: Importance
 ) -> Tensor:
     """Score one layer in float64 on the CPU, refusing what cannot be ranked."""
-    wanted = {}
-    for need in needs(importance):
-        value = stats[need]
-        wanted[need] = value[name] if isinstance(value, Mapping) else value
+    wanted = _wanted(needs(importance), stats, name)
     scores = torch.as_tensor(importance(weight.detach().clone(), **wanted))
     if scores.shape != weight.shape:
         raise ValueError(

@@ -1,13 +1,15 @@
 """When how much is pruned: progress in 0..1 -> share of the final sparsity.
 
-A schedule is any function with ``f(1) == 1`` that does not decrease. Those with a
-parameter are small estimators, so that ``schedule__power`` can be searched.
+A schedule is any function with ``f(1) == 1`` that does not decrease, except to 0,
+which lets every weight live again. Those with a parameter are small estimators, so
+that ``schedule__power`` can be searched.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from itertools import pairwise
+from numbers import Integral
 from types import MappingProxyType
 
 from sklearn.base import BaseEstimator
@@ -16,9 +18,12 @@ from sklearn_sparse_nn.exceptions import UnknownNameError
 
 __all__ = [
     "SCHEDULES",
+    "Between",
+    "Cyclic",
     "Exponential",
     "Polynomial",
     "Schedule",
+    "constant",
     "cosine",
     "event_shares",
     "linear",
@@ -45,6 +50,32 @@ def oneshot(progress: float) -> float:
     Examples
     --------
     >>> oneshot(0.1)
+    1.0
+    """
+    return 1.0
+
+
+def constant(progress: float) -> float:
+    """Hold the whole sparsity from the first event on: training that starts sparse.
+
+    Parameters
+    ----------
+    progress : float in [0, 1]
+        Where the pruning phase stands.
+
+    Returns
+    -------
+    share : float
+        Always 1.
+
+    References
+    ----------
+    Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive
+    sparse connectivity": the sparsity never changes, only where the weights are.
+
+    Examples
+    --------
+    >>> constant(0.1)
     1.0
     """
     return 1.0
@@ -151,13 +182,95 @@ class Exponential(BaseEstimator):
         return math.expm1(-self.rate * progress) / math.expm1(-self.rate)
 
 
+class Cyclic(BaseEstimator):
+    """Alternate between all pruned and all alive, in phases of equal length.
+
+    The pruning phase has ``2 * cycles - 1`` parts. In the first, the third, ... and
+    the last the whole sparsity holds; in those between every weight lives.
+
+    Parameters
+    ----------
+    cycles : int, default=4
+        Number of compressed phases, 1 or more. `n_steps` of the pruner should be a
+        multiple of ``2 * cycles - 1``, so that events begin the phases.
+
+    References
+    ----------
+    Peste et al. 2021, "AC/DC: Alternating Compressed/DeCompressed Training of Deep
+    Neural Networks", section 3. There a dense warm-up comes first and the last
+    compressed phase goes on for longer: `dense_epochs` and `finetune_epochs`.
+
+    Examples
+    --------
+    >>> [Cyclic(cycles=2)(step / 3) for step in (1, 2, 3)]
+    [1.0, 0.0, 1.0]
+    """
+
+    def __init__(self, cycles: int = 4) -> None:
+        self.cycles = cycles
+
+    def __call__(self, progress: float) -> float:
+        """Give 1 in a compressed part, which its end belongs to, and else 0."""
+        if not (isinstance(self.cycles, Integral) and self.cycles >= 1):
+            raise ValueError(
+                f"Cyclic(cycles={self.cycles!r}): cycles must be an int of at least 1."
+            )
+        # The end of part 7 of 25 is in it, though 7 / 25 * 25 comes out above 7.
+        part = math.ceil(progress * (2 * self.cycles - 1) - 1e-9) - 1
+        return float(max(part, 0) % 2 == 0)
+
+
+class Between(BaseEstimator):
+    """Stretch a schedule over a part of the pruning phase.
+
+    Parameters
+    ----------
+    schedule : str or callable, default="cubic"
+        The schedule to stretch: a name, a function or an object.
+    begin : float in [0, 1), default=0.0
+        Progress up to which nothing is pruned; 0: `schedule` says what is.
+    end : float in (0, 1], default=1.0
+        Progress from which the whole sparsity holds. Greater than `begin`.
+
+    Examples
+    --------
+    >>> schedule = Between("linear", begin=0.5, end=0.75)
+    >>> [schedule(step / 8) for step in (4, 5, 6, 7)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        schedule: "str | Schedule" = "cubic",
+        begin: float = 0.0,
+        end: float = 1.0,
+    ) -> None:
+        self.schedule = schedule
+        self.begin = begin
+        self.end = end
+
+    def __call__(self, progress: float) -> float:
+        """Give the share of the final sparsity that is due at `progress`."""
+        if not 0 <= self.begin < self.end <= 1:
+            raise ValueError(
+                f"Between(begin={self.begin!r}, end={self.end!r}): must satisfy "
+                "0 <= begin < end <= 1."
+            )
+        if progress <= self.begin and self.begin > 0:
+            return 0.0
+        inside = (min(progress, self.end) - self.begin) / (self.end - self.begin)
+        return resolve_schedule(self.schedule)(inside)
+
+
 SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
     {
         "oneshot": oneshot,
+        "constant": constant,
         "linear": linear,
         "cubic": Polynomial(power=3),
         "exponential": Exponential(),
         "cosine": cosine,
+        "cyclic": Cyclic(),
     }
 )
 
@@ -204,12 +317,13 @@ def event_shares(schedule: Schedule, n_steps: int) -> tuple[float, ...]:
     Returns
     -------
     shares : tuple of float, length `n_steps`
-        Non-decreasing, ending at exactly 1.
+        Non-decreasing except for falls to exactly 0, ending at exactly 1.
 
     Raises
     ------
     ValueError
-        A share is no number in [0, 1], the shares decrease, or the last is not 1.
+        A share is no number in [0, 1], the shares decrease to anything but 0, or the
+        last is not 1.
 
     Examples
     --------
@@ -231,9 +345,10 @@ def event_shares(schedule: Schedule, n_steps: int) -> tuple[float, ...]:
             "event prunes all that was asked (f(1.0) == 1.0)."
         )
     for before, after in pairwise(shares):
-        if after < before:
+        if 0.0 < after < before:
             raise ValueError(
-                f"The schedule falls from {before!r} to {after!r}; without regrowth "
-                "pruned weights stay pruned, so it must not decrease."
+                f"The schedule falls from {before!r} to {after!r}; pruned weights stay "
+                "pruned, so it must not decrease, except to 0, which lets every weight "
+                "live again."
             )
     return tuple(shares)

@@ -62,5 +62,5 @@ def sparsities(draw, size, *, least=0.0, n_kept=1):
     return draw(st.integers(min(int(np.ceil(1000 * least)), most), most)) / 1000
 
 
-schedules = st.sampled_from(sorted(SCHEDULES))
+schedules = st.sampled_from(sorted(set(SCHEDULES) - {"cyclic"}))
 step_counts = st.integers(1, 6)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_sparse_nn.core.compatibility import check_parts
+from sklearn_sparse_nn.core.compatibility import Parts, check_parts
 from sklearn_sparse_nn.core.granularity import NM, resolve_granularity
 from tests.core.strategies import explore
 
@@ -15,10 +15,12 @@ patterns = st.tuples(st.integers(1, 8), st.integers(1, 8)).map(
 
 def check(granularity, sparsity=0.5, threshold=None):
     return check_parts(
-        granularity=granularity,
-        sparsity=sparsity,
-        threshold=threshold,
-        n_weights=LAYERS,
+        Parts(
+            granularity=granularity,
+            sparsity=sparsity,
+            threshold=threshold,
+            n_weights=LAYERS,
+        )
     )
 
 

@@ -11,8 +11,11 @@ from sklearn.base import clone
 
 from sklearn_sparse_nn.core.schedules import (
     SCHEDULES,
+    Between,
+    Cyclic,
     Exponential,
     Polynomial,
+    constant,
     cosine,
     event_shares,
     linear,
@@ -24,6 +27,16 @@ from tests.core.strategies import explore
 
 progresses = st.floats(0, 1)
 names = st.sampled_from(sorted(SCHEDULES))
+SUDDEN = {"oneshot", "constant", "cyclic"}
+gradual = sorted(set(SCHEDULES) - SUDDEN)
+# Where `begin` and `end` stand, in eighths, so that stretching adds no rounding.
+stretches = st.lists(st.integers(0, 8), min_size=2, max_size=2, unique=True).map(sorted)
+OBJECTS = [
+    Polynomial(power=2.5),
+    Exponential(rate=4),
+    Cyclic(cycles=3),
+    Between("linear", begin=0.25),
+]
 powers = st.floats(0.25, 8)
 rates = st.floats(0.01, 20)
 # Formulas are compared within a few roundings of numbers of at most 1.
@@ -38,6 +51,12 @@ def close(value):
 @given(progresses)
 def test_oneshot_is_always_one(progress):
     assert oneshot(progress) == 1.0
+
+
+@explore
+@given(progresses)
+def test_constant_is_always_one(progress):
+    assert constant(progress) == 1.0
 
 
 @explore
@@ -108,7 +127,7 @@ def test_exponential_ends_at_exactly_one(rate):
     assert Exponential(rate)(1.0) == 1.0
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"oneshot"}))
+@pytest.mark.parametrize("name", gradual)
 def test_a_gradual_schedule_starts_at_zero(name):
     assert SCHEDULES[name](0.0) == 0.0
 
@@ -120,7 +139,7 @@ def test_a_named_schedule_stays_between_zero_and_one(name, progress):
 
 
 @explore
-@given(names, st.integers(1, 100))
+@given(st.sampled_from(sorted(set(SCHEDULES) - {"cyclic"})), st.integers(1, 100))
 def test_event_shares_of_named_schedules_never_decrease(name, n_steps):
     shares = event_shares(SCHEDULES[name], n_steps)
     assert all(before <= after for before, after in pairwise(shares))
@@ -179,6 +198,23 @@ def test_a_schedule_that_decreases_is_refused(n_steps, data):
         event_shares(lambda progress: next(given_in_turn), n_steps)
 
 
+def test_a_schedule_may_let_every_weight_live_again():
+    values = iter([0.5, 0.0, 0.25, 0.75, 0.0, 1.0])
+    shares = event_shares(lambda progress: next(values), 6)
+    assert shares == (0.5, 0.0, 0.25, 0.75, 0.0, 1.0)
+
+
+def test_a_schedule_that_falls_nearly_to_zero_is_refused():
+    values = iter([0.5, 1e-12, 1.0])
+    with pytest.raises(ValueError, match="except to 0, which lets every weight live"):
+        event_shares(lambda progress: next(values), 3)
+
+
+def test_a_schedule_may_not_end_with_every_weight_alive():
+    with pytest.raises(ValueError, match="must end at 1"):
+        event_shares(lambda progress: float(progress < 1), 3)
+
+
 @pytest.mark.parametrize(
     "share", [-0.01, 1.01, float("nan"), float("inf"), float("-inf")]
 )
@@ -209,12 +245,141 @@ def test_polynomial_of_a_power_that_is_not_positive_is_refused(power):
         event_shares(Polynomial(power), 2)
 
 
+# alternating ------------------------------------------------------------------
+
+# Of every phase, whether it is compressed, written out.
+PHASES = {1: "C", 2: "CDC", 3: "CDCDC", 4: "CDCDCDC", 6: "CDCDCDCDCDC"}
+
+
+def letters(shares):
+    return "".join({1.0: "C", 0.0: "D"}[share] for share in shares)
+
+
+@pytest.mark.parametrize("cycles", PHASES)
+@pytest.mark.parametrize("per_phase", [1, 2, 3, 10, 49, 100])
+def test_cyclic_alternates_between_compressed_and_decompressed(cycles, per_phase):
+    shares = event_shares(Cyclic(cycles), per_phase * len(PHASES[cycles]))
+    expected = "".join(phase * per_phase for phase in PHASES[cycles])
+    assert letters(shares) == expected
+
+
+def test_the_end_of_a_phase_belongs_to_it_whatever_its_binary_neighbour():
+    assert Cyclic(13)(7 / 25) == 1.0
+
+
+def test_a_bare_ceiling_would_take_that_end_for_the_next_phase():
+    assert math.ceil(7 / 25 * 25) == 8
+
+
+@explore
+@given(st.integers(1, 20), st.integers(1, 300))
+def test_cyclic_steps_fall_into_the_phase_that_exact_arithmetic_says(cycles, n_steps):
+    n_phases = 2 * cycles - 1
+    phases = [
+        math.ceil(Fraction(step * n_phases, n_steps)) for step in range(1, n_steps + 1)
+    ]
+    expected = [float(phase % 2) for phase in phases]
+    assert list(event_shares(Cyclic(cycles), n_steps)) == expected
+
+
+@pytest.mark.parametrize("cycles", PHASES)
+def test_cyclic_starts_compressed(cycles):
+    assert Cyclic(cycles)(0.0) == 1.0
+
+
+def test_one_cycle_is_constant():
+    assert event_shares(Cyclic(1), 20) == event_shares(constant, 20)
+
+
+@pytest.mark.parametrize("cycles", [0, -1, 2.0, "4", None])
+def test_cyclic_refuses_what_is_no_number_of_phases(cycles):
+    with pytest.raises(ValueError, match=r"cycles=.* must be an int of at least 1"):
+        Cyclic(cycles)(0.5)
+
+
+# stretching -------------------------------------------------------------------
+
+
+@explore
+@given(names, stretches, progresses)
+def test_a_stretched_schedule_is_itself_over_its_part(name, stretch, inside):
+    begin, end = (eighths / 8 for eighths in stretch)
+    progress = begin + inside * (end - begin)
+    shares = Between(name, begin, end)(progress)
+    if begin < progress:
+        expected = SCHEDULES[name]((progress - begin) / (end - begin))
+        assert shares == close(expected)
+
+
+@explore
+@given(names, stretches, progresses)
+def test_nothing_is_pruned_until_a_stretched_schedule_begins(name, stretch, where):
+    begin, end = (eighths / 8 for eighths in stretch)
+    if begin > 0:
+        assert Between(name, begin, end)(where * begin) == 0.0
+
+
+@explore
+@given(names, stretches, progresses)
+def test_all_is_pruned_from_the_end_of_a_stretched_schedule_on(name, stretch, where):
+    begin, end = (eighths / 8 for eighths in stretch)
+    assert Between(name, begin, end)(end + where * (1 - end)) == 1.0
+
+
+@explore
+@given(names, progresses)
+def test_stretching_over_everything_changes_nothing(name, progress):
+    assert Between(name)(progress) == SCHEDULES[name](progress)
+
+
+@explore
+@given(names, stretches, st.integers(1, 60))
+def test_a_stretched_schedule_is_a_schedule(name, stretch, n_steps):
+    begin, end = (eighths / 8 for eighths in stretch)
+    assert event_shares(Between(name, begin, end), n_steps)[-1] == 1.0
+
+
+def test_a_users_function_can_be_stretched():
+    assert Between(math.sqrt, begin=0.5)(0.625) == 0.5
+
+
+def test_a_stretched_schedule_can_be_stretched():
+    assert Between(Between("linear", begin=0.5), begin=0.5)(0.875) == 0.5
+
+
+def test_stretching_does_not_hide_a_schedule_that_does_not_end_at_one():
+    with pytest.raises(ValueError, match="must end at 1"):
+        event_shares(Between(lambda progress: progress / 2, end=0.5), 4)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(0.5, 0.5), (0.6, 0.4), (-0.1, 1), (0, 1.1), (float("nan"), 1)]
+)
+def test_a_part_that_is_none_is_refused(begin, end):
+    with pytest.raises(ValueError, match="must satisfy 0 <= begin < end <= 1"):
+        Between("linear", begin, end)(0.5)
+
+
+def test_an_unknown_schedule_cannot_be_stretched():
+    with pytest.raises(UnknownNameError):
+        Between("cubik")(0.5)
+
+
+def test_parameters_of_what_is_stretched_can_be_set():
+    outer = Between(Between(Polynomial(power=3)))
+    outer.set_params(schedule__schedule__power=1)
+    assert outer(0.25) == 0.25
+
+
+# names and parameters ---------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_a_name_resolves_to_its_schedule(name):
     assert resolve_schedule(name)(0.3) == SCHEDULES[name](0.3)
 
 
-@pytest.mark.parametrize("schedule", [Polynomial(2), Exponential(1.0), math.sqrt])
+@pytest.mark.parametrize("schedule", [*OBJECTS, math.sqrt])
 def test_an_object_or_function_resolves_to_itself(schedule):
     assert resolve_schedule(schedule) is schedule
 
@@ -249,20 +414,34 @@ def test_a_pickled_schedule_gives_the_same_shares(name, progress):
     assert copy(progress) == SCHEDULES[name](progress)
 
 
+def test_a_schedule_object_is_shown_by_the_parameters_that_were_changed():
+    assert repr(Between(Cyclic(3), end=0.5)) == (
+        "Between(end=0.5, schedule=Cyclic(cycles=3))"
+    )
+
+
 @pytest.mark.parametrize(
     ("schedule", "params"),
-    [(Polynomial(power=2.5), {"power": 2.5}), (Exponential(rate=4), {"rate": 4})],
+    [
+        (Polynomial(power=2.5), {"power": 2.5}),
+        (Exponential(rate=4), {"rate": 4}),
+        (Cyclic(cycles=3), {"cycles": 3}),
+        (
+            Between("linear", begin=0.25),
+            {"schedule": "linear", "begin": 0.25, "end": 1.0},
+        ),
+    ],
 )
 def test_parameters_of_a_schedule_can_be_read(schedule, params):
     assert schedule.get_params() == params
 
 
-@pytest.mark.parametrize("schedule", [Polynomial(power=2.5), Exponential(rate=4)])
+@pytest.mark.parametrize("schedule", OBJECTS)
 def test_a_cloned_schedule_has_the_same_parameters(schedule):
     assert clone(schedule).get_params() == schedule.get_params()
 
 
-@pytest.mark.parametrize("schedule", [Polynomial(power=2.5), Exponential(rate=4)])
+@pytest.mark.parametrize("schedule", OBJECTS)
 def test_a_cloned_schedule_is_another_object(schedule):
     assert clone(schedule) is not schedule
 

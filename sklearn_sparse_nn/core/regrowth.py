@@ -1,0 +1,188 @@
+"""Dynamic sparse training: drop some of the living groups, grow others."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from sklearn_sparse_nn.core.budget import n_pruned
+from sklearn_sparse_nn.core.granularity import Granularity, best
+from sklearn_sparse_nn.core.importance import Importance, resolve_importance
+from sklearn_sparse_nn.core.masks import pooled_scores
+from sklearn_sparse_nn.exceptions import UnknownNameError
+
+__all__ = ["REGROWTHS", "Regrow", "resolve_regrow", "swap"]
+
+
+class Regrow(BaseEstimator):
+    """How many groups are swapped at an event, and which grow.
+
+    The share falls along a half cosine and is 0 from `stop` on, so that the last part
+    of the pruning phase trains one topology.
+
+    Parameters
+    ----------
+    grow : str or callable, default="gradient"
+        The importance by which what is dead grows: ``"gradient"`` (RigL), ``"random"``
+        (SET), or any other.
+    fraction : float in (0, 1), default=0.3
+        Share of a layer's living groups that is swapped at first.
+    stop : float in (0, 1], default=0.75
+        Progress of the pruning phase from which on nothing is swapped.
+
+    References
+    ----------
+    Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive
+    sparse connectivity" (SET); Evci et al. 2020, "Rigging the Lottery", section 3,
+    equation 1.
+
+    Examples
+    --------
+    >>> Regrow(fraction=0.3).share(0.0)
+    0.3
+    >>> Regrow(fraction=0.3).share(0.8)
+    0.0
+    """
+
+    def __init__(
+        self,
+        grow: str | Importance = "gradient",
+        fraction: float = 0.3,
+        stop: float = 0.75,
+    ) -> None:
+        self.grow = grow
+        self.fraction = fraction
+        self.stop = stop
+
+    def share(self, progress: float) -> float:
+        """Give the share of a layer's living groups to swap at `progress`."""
+        if not (0 < self.fraction < 1 and 0 < self.stop <= 1):
+            raise ValueError(
+                f"Regrow(fraction={self.fraction!r}, stop={self.stop!r}): fraction "
+                "must be in (0, 1) and stop in (0, 1]."
+            )
+        if progress >= self.stop:
+            return 0.0
+        return self.fraction / 2 * (1 + math.cos(math.pi * progress / self.stop))
+
+
+REGROWTHS: Mapping[str, Regrow] = MappingProxyType(
+    {"random": Regrow("random"), "gradient": Regrow("gradient")}
+)
+
+
+def resolve_regrow(regrow: str | Regrow | None) -> tuple[Regrow, Importance] | None:
+    """Turn a name into its regrowth, and find the importance that it grows by.
+
+    Parameters
+    ----------
+    regrow : str, Regrow or None
+        A name in `REGROWTHS`, or an object with ``grow`` and ``share(progress)``.
+
+    Returns
+    -------
+    regrow, grow : Regrow and callable, or None
+
+    Raises
+    ------
+    UnknownNameError
+        A name does not exist.
+
+    Examples
+    --------
+    >>> resolve_regrow("random")[0]
+    Regrow(grow='random')
+    """
+    if regrow is None:
+        return None
+    if isinstance(regrow, str):
+        if regrow not in REGROWTHS:
+            raise UnknownNameError("regrow", regrow, REGROWTHS)
+        regrow = REGROWTHS[regrow]
+    regrow.share(0.0)  # bad numbers are refused before any training
+    return regrow, resolve_importance(regrow.grow)
+
+
+def swap(
+    weights: Mapping[str, Tensor],
+    stats: Mapping[str, Any],
+    masks: Mapping[str, Tensor],
+    *,
+    importance: Importance,
+    grow: Importance,
+    granularity: Granularity,
+    share: float,
+) -> dict[str, Tensor]:
+    """Drop the least important living groups of every layer and grow as many others.
+
+    Parameters
+    ----------
+    weights : mapping of layer name to Tensor of shape (out, in, ...)
+        The prunable weights.
+    stats : mapping of str to (mapping of layer name to Tensor) or object
+        What both importances ask for.
+    masks : mapping of layer name to bool Tensor
+        What lives now.
+    importance, grow : callable
+        By which is dropped, and by which is grown. What was just dropped may grow
+        again.
+    granularity : Granularity
+        Which weights live or die together.
+    share : float in [0, 1]
+        Share of every layer's living groups to swap, rounded half up.
+
+    Returns
+    -------
+    masks : dict of layer name to bool Tensor
+        As many living weights in every layer as before; fewer by less than a group
+        where groups differ in size.
+
+    Examples
+    --------
+    >>> from sklearn_sparse_nn.core.granularity import Unstructured
+    >>> from sklearn_sparse_nn.core.scores import gradient, magnitude
+    >>> swap(
+    ...     {"a": torch.tensor([[3.0, 0.1, 0.0, 0.0]])},
+    ...     {"grad": {"a": torch.tensor([[0.0, 0.0, 1.0, 2.0]])}},
+    ...     {"a": torch.tensor([[True, True, False, False]])},
+    ...     importance=magnitude,
+    ...     grow=gradient,
+    ...     granularity=Unstructured(),
+    ...     share=0.5,
+    ... )
+    {'a': tensor([[ True, False, False,  True]])}
+    """
+    pooled, sizes = pooled_scores(
+        weights, stats, masks, importance=importance, granularity=granularity
+    )
+    everywhere = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    wanted, full = pooled_scores(
+        weights, stats, everywhere, importance=grow, granularity=granularity
+    )
+    swapped = {}
+    for name, scores in pooled.items():
+        n_alive = int((sizes[name] > 0).sum())
+        n = min(n_pruned(share, n_alive), scores.numel() - n_alive)
+        keep = best(scores, n_alive - n)
+        room = int(sizes[name][~keep].sum())
+        grown = _best_that_fit(
+            wanted[name].masked_fill(keep, -torch.inf), full[name], room
+        )
+        shape = weights[name].shape
+        stay = granularity.expand(keep, shape) & masks[name]
+        swapped[name] = stay | granularity.expand(grown, shape)
+    return swapped
+
+
+def _best_that_fit(scores: Tensor, sizes: Tensor, room: int) -> Tensor:
+    """Mark the longest run of best groups whose weights fit in `room`."""
+    order = scores.reshape(-1).sort(descending=True, stable=True).indices
+    order = order[scores.reshape(-1)[order] > -torch.inf]
+    fits = sizes.reshape(-1)[order].cumsum(0) <= room
+    marks = torch.zeros(scores.numel(), dtype=torch.bool)
+    marks[order[fits]] = True
+    return marks.reshape(scores.shape)
