@@ -1,7 +1,6 @@
 """What the two pruners share: parameters, fit, transform, report."""
 
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +25,8 @@ from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.training import drop_training_state
+from sklearn_sparse_nn.nets.units import uses_per_row
+from sklearn_sparse_nn.pruning._budget import costs_of
 from sklearn_sparse_nn.pruning._dense import (
     DenseNet,
     as_dtype,
@@ -70,14 +71,19 @@ class BasePruner(
         threshold: float | None = None,
         importance: Any = "magnitude",
         granularity: Any = "unstructured",
-        allocation: Any = "global",
+        allocation: Any = "auto",
         schedule: Any = "cubic",
         n_steps: int = 10,
         dense_epochs: int | None = None,
         prune_epochs: int = 10,
         finetune_epochs: int = 10,
-        rewind: str | None = None,
+        rewind: Any = None,
+        regrow: Any = None,
+        penalty: str | None = None,
+        budget: Any = None,
         layers: Any = None,
+        distill: Any = 0.0,
+        subsample: int | None = 2048,
         memory: Any = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -94,7 +100,12 @@ class BasePruner(
         self.prune_epochs = prune_epochs
         self.finetune_epochs = finetune_epochs
         self.rewind = rewind
+        self.regrow = regrow
+        self.penalty = penalty
+        self.budget = budget
         self.layers = layers
+        self.distill = distill
+        self.subsample = subsample
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
@@ -111,6 +122,7 @@ class BasePruner(
         own = is_own_net(self.estimator)
         # What someone else wrote may draw from the global generators.
         foreign = own or callable(self.importance) or callable(self.allocation)
+        foreign = foreign or callable(getattr(self.regrow, "grow", None))
         with isolated_rng(seed) if foreign else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
@@ -130,10 +142,12 @@ class BasePruner(
         """
         net = dense.net
         last, width = last_layer(net, dense.X) or (None, 0)
+        uses = uses_per_row(net, dense.X)
         request = resolve_request(
             self,
             prunable_layers(net.module_),
             last=last,
+            uses=uses,
             max_epochs=net.max_epochs,
             frozen=dense.frozen,
         )
@@ -143,11 +157,9 @@ class BasePruner(
             net,
             dense.X,
             dense.y,
-            layers=request.layers,
+            request=request,
             masks=alive or _all_alive(request.layers),
-            plan=request.plan,
-            decide=partial(request.decide, generator=generator),
-            rewind=self.rewind,
+            generator=generator,
             report=_print_row if self.verbose else None,
         )
         drop_training_state(net)
@@ -159,6 +171,7 @@ class BasePruner(
             "history_": history,
             "_block": (part.rows, part.columns) if isinstance(part, Block) else None,
             "_n_features_out": width,
+            "_uses": uses,
         }
 
     def transform(self, X: Any = None, *, format: str = "csr") -> Any:
@@ -207,8 +220,8 @@ class BasePruner(
             A row for each prunable layer: shape (out, in, ...), whether it was
             pruned, weights, non-zeros, sparsity, effective sparsity (weights on no
             path from an input to an output count as zero; NaN for nets that are no
-            nn.Sequential of Linear layers), FLOPs of one row (of one position in a
-            convolution), and bytes as float32, dense and as CSR with int32 indices.
+            nn.Sequential of Linear layers), FLOPs of one row, and bytes as float32,
+            dense and as CSR with int32 indices.
 
         Raises
         ------
@@ -230,6 +243,7 @@ class BasePruner(
         for name, layer in layers.items():
             weight = layer.turned(layer.weight.detach())
             size, nonzeros = weight.numel(), int(torch.count_nonzero(weight))
+            costs = costs_of(layer, nonzeros, self._uses[name])
             rows[name] = {
                 "shape": tuple(weight.shape),
                 "pruned": name in self.masks_,
@@ -237,9 +251,9 @@ class BasePruner(
                 "nonzeros": nonzeros,
                 "sparsity": 1 - nonzeros / size,
                 "effective_sparsity": 1 - effective.get(name, np.nan) / size,
-                "flops": 2 * nonzeros,
+                "flops": costs["flops"],
                 "bytes_dense": 4 * size,
-                "bytes_csr": 8 * nonzeros + 4 * (weight.shape[0] + 1),
+                "bytes_csr": costs["bytes"],
             }
         report = pandas.DataFrame.from_dict(rows, orient="index")
         return report.rename_axis("layer")

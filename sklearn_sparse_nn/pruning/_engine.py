@@ -1,24 +1,28 @@
 """The one engine: dense phase, pruning events, fine-tuning, in one training run."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
+from fractions import Fraction
+from functools import partial
 from numbers import Real
 from typing import Any
 
+import torch
 from skorch import NeuralNet
 from torch import Tensor
 
+from sklearn_sparse_nn.nets.distillation import Distill
 from sklearn_sparse_nn.nets.holding import MaskHolder
-from sklearn_sparse_nn.nets.layers import PrunableLayer
 from sklearn_sparse_nn.nets.training import TrainingRun
-from sklearn_sparse_nn.pruning._plan import Plan
+from sklearn_sparse_nn.pruning._plan import Event, Plan
+from sklearn_sparse_nn.pruning._request import Request
 from sklearn_sparse_nn.pruning._rewind import Beginning
+from sklearn_sparse_nn.pruning._surgery import Surgery
 
 __all__ = ["prune"]
 
 Masks = Mapping[str, Tensor]
-#: Share of the final sparsity and masks so far -> new masks.
-Decide = Callable[[float, Masks], Masks]
 
 
 def prune(
@@ -26,11 +30,9 @@ def prune(
     X: Any,
     y: Any,
     *,
-    layers: Mapping[str, PrunableLayer],
+    request: Request,
     masks: Masks,
-    plan: Plan,
-    decide: Decide,
-    rewind: str | None = None,
+    generator: torch.Generator,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[Masks, list[dict[str, Any]]]:
     """Train, prune and fine-tune a net in place.
@@ -41,17 +43,12 @@ def prune(
         Initialized. Without masks left to hold, it is trained as by its own ``fit``.
     X, y : arrays
         As `net` takes them.
-    layers : mapping of name to PrunableLayer
-        The layers to prune.
+    request : Request
+        What is pruned, how, how much and when.
     masks : mapping of name to bool Tensor of shape (out, in, ...)
         What lives at the beginning.
-    plan : Plan
-        Epochs and events.
-    decide : callable
-        Makes the masks of an event.
-    rewind : {"weights", "learning_rate"} or None
-        What is put back to the beginning before fine-tuning. Weights take the
-        learning rate with them.
+    generator : torch.Generator
+        Where all that is random in pruning comes from.
     report : callable, optional
         Called with every row of the history.
 
@@ -62,9 +59,11 @@ def prune(
     history : list of dict
         A row for every epoch: phase, epoch, sparsity, and what the net recorded.
     """
-    with MaskHolder(net, layers, masks) as holder:
-        engine = _Engine(net, TrainingRun(net, X, y), holder, plan, decide, report)
-        engine.run(rewind)
+    with MaskHolder(net, request.layers, masks) as holder:
+        run = TrainingRun(net, X, y)
+        with Surgery(net, run, holder, request, generator) as surgery:
+            engine = _Engine(net, run, holder, surgery, request, report)
+            engine.run()
     return holder.masks, engine.history
 
 
@@ -74,52 +73,96 @@ class _Engine:
         net: NeuralNet,
         run: TrainingRun,
         holder: MaskHolder,
-        plan: Plan,
-        decide: Decide,
+        surgery: Surgery,
+        request: Request,
         report: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         self.net = net
         self.training = run
         self.holder = holder
-        self.plan = plan
-        self.decide = decide
+        self.surgery = surgery
+        self.request = request
+        self.plan: Plan = request.plan
         self.report = report
         self.history: list[dict[str, Any]] = []
+        self.beginning: Beginning | None = None
+        self.left = list(self.plan.events)
 
-    def run(self, rewind: str | None) -> None:
-        beginning = Beginning(self.net) if rewind else None
+    def run(self) -> None:
+        if self.plan.inside_epochs:
+            self._check_steps()
         if self.plan.events:
             self._dense_phase()
-            self._pruning_phase()
-            if beginning:
-                self._rewind(beginning, rewind)
-            self._fine_tuning()
+            with self._soft_targets():
+                self._pruning_phase()
+                self._rewind()
+                self._fine_tuning()
         else:
             self._train("dense", self.plan.n_epochs)
         self._finish()
 
+    def _check_steps(self) -> None:
+        """Refuse more events than training steps, before any training."""
+        n_steps = self.plan.prune_epochs * self.training.n_batches
+        ats = [int(event.at * self.training.n_batches) for event in self.left]
+        if len(set(ats)) < len(ats):
+            raise ValueError(
+                f"{len(ats)} pruning events do not fit in {n_steps} training steps "
+                f"(prune_epochs={self.plan.prune_epochs}, {self.training.n_batches} "
+                "batches each). Lower n_steps, or train for more pruning epochs."
+            )
+
     def _dense_phase(self) -> None:
+        for epoch in range(self.plan.dense_epochs):
+            self._remember(epoch)
+            if not self._epoch("dense"):
+                break
+        self._remember(None)
         if self.plan.dense_epochs:
-            self._train("dense", self.plan.dense_epochs)
             self.training.restore_best()
             self.holder.apply()
 
-    def _pruning_phase(self) -> None:
-        for epoch in range(max(self.plan.prune_epochs, 1)):
-            if epoch in self.plan.events:
-                share = self.plan.events[epoch]
-                self.holder.hold(self.decide(share, self.holder.masks))
-                if share == 1:
-                    # What was best before this sparsity is no measure any more.
-                    self.training.forget_best()
-            if self.plan.prune_epochs:
-                # Pruning raises the loss, so a wish to stop is no reason to end here.
-                self._epoch("prune")
+    def _remember(self, epoch: int | None) -> None:
+        """Keep the epoch that is rewound to; None for the end of the dense phase."""
+        rewind = self.request.rewind
+        if rewind is None or self.beginning is not None:
+            return
+        if epoch is None or epoch == rewind.epoch:
+            self.beginning = Beginning(self.net)
 
-    def _rewind(self, beginning: Beginning, rewind: str | None) -> None:
-        beginning.restore_learning_rate()
-        if rewind == "weights":
-            beginning.restore_weights()
+    def _soft_targets(self) -> Any:
+        soft = self.request.distill
+        if not soft.weight:
+            return nullcontext()
+        return Distill(self.net, soft.weight, soft.temperature)
+
+    def _pruning_phase(self) -> None:
+        with self.surgery.penalized():
+            for epoch in range(self.plan.prune_epochs):
+                self._operate(Fraction(epoch))
+                # Pruning raises the loss, so a wish to stop is no reason to end here.
+                self._epoch("prune", partial(self._operate_in, epoch))
+            self._operate(Fraction(self.plan.prune_epochs))
+
+    def _operate_in(self, epoch: int, done: Fraction) -> None:
+        self._operate(epoch + done)
+
+    def _operate(self, now: Fraction) -> None:
+        """Carry out the events that are due after so much of the pruning phase."""
+        while self.left and self.left[0].at <= now:
+            event = self.left.pop(0)
+            following: Event | None = self.left[0] if self.left else None
+            self.surgery.operate(event, following)
+            if event.share == 1:
+                # What was best before these masks is no measure any more.
+                self.training.forget_best()
+
+    def _rewind(self) -> None:
+        if self.beginning is None or self.request.rewind is None:
+            return
+        self.beginning.restore_learning_rate()
+        if self.request.rewind.what == "weights":
+            self.beginning.restore_weights()
             self.holder.apply()
 
     def _fine_tuning(self) -> None:
@@ -142,9 +185,11 @@ class _Engine:
             if not self._epoch(phase):
                 break
 
-    def _epoch(self, phase: str) -> bool:
+    def _epoch(
+        self, phase: str, before_batch: Callable[[Fraction], None] | None = None
+    ) -> bool:
         self.holder.apply()  # a callback may have loaded other weights
-        go_on = self.training.epoch(phase)
+        go_on = self.training.epoch(phase, before_batch)
         row = {
             "phase": phase,
             "epoch": len(self.history) + 1,

@@ -13,7 +13,9 @@ from sklearn_sparse_nn._compat import (
     RealNotInt,
     StrOptions,
 )
+from sklearn_sparse_nn.core.penalties import PENALTIES
 from sklearn_sparse_nn.nets.tabular import TabularNet
+from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 
 __all__ = ["ATTRIBUTES", "CONSTRAINTS", "PARAMETERS", "REFERENCES"]
 
@@ -31,8 +33,13 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "dense_epochs": [_COUNT, None],
     "prune_epochs": [_COUNT],
     "finetune_epochs": [_COUNT],
-    "rewind": [StrOptions({"weights", "learning_rate"}), None],
+    "rewind": [StrOptions({"weights", "learning_rate"}), Rewind, None],
+    "regrow": [str, HasMethods(["share"]), None],
+    "penalty": [StrOptions(set(PENALTIES)), None],
+    "budget": [dict, None],
     "layers": [str, list, tuple, None],
+    "distill": [Interval(Real, 0, 1, closed="both"), SoftTargets],
+    "subsample": [Interval(Integral, 1, None, closed="left"), None],
     "memory": [str, HasMethods("cache"), None],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
@@ -55,24 +62,39 @@ PARAMETERS = """\
         many epochs as a sparse one.
     threshold : float or None, default=None
         Instead of `sparsity`: prune all that scores below it.
+    budget : dict or None, default=None
+        Instead of `sparsity`: what the prunable layers may cost together, as one of
+        ``{"nonzeros": n}``, ``{"flops": n}`` for one row, or ``{"bytes": n}`` as CSR
+        with float32 values. The columns of ``report()`` add up to it at most.
     importance : str or callable, default="magnitude"
-        What to keep: ``"magnitude"`` (L1), ``"magnitude_l2"``, ``"random"``, or a
-        function ``weight -> scores`` of tensors, high = keep.
+        What to keep: ``"magnitude"`` (L1), ``"magnitude_l2"``, ``"random"``;
+        ``"gradient"``, ``"snip"``, ``"taylor"``, ``"fisher"`` (OBD), ``"grasp"`` from
+        the loss's slopes; ``"wanda"``, ``"obs"`` from what reaches a layer (obs also
+        refits what lives); ``"apoz"``, ``"fpgm"`` for whole neurons; ``"synflow"``
+        from the paths through the net; ``"movement"`` from training. Or a function
+        ``weight -> scores`` of tensors, high = keep, whose keyword-only names are the
+        statistics that it needs (``core.importance.STATISTICS`` lists them).
     granularity : str or object, default="unstructured"
         What lives or dies together: ``"unstructured"``, ``"neuron"`` (rows; not the
         outputs', unless `layers` names them), ``"input"`` (columns), ``"block:RxC"``
         as in ``"block:4x1"``, or ``"N:M"`` as in ``"2:4"``: at most 2 of every 4
         weights along the inputs, and fewer where `sparsity` is above 0.5.
-    allocation : {"global", "uniform"} or callable, default="global"
-        How the budget is split over layers: one ranking of all weights, or the same
-        sparsity for each layer.
+    allocation : str or callable, default="auto"
+        How the budget is split over layers: ``"global"``, one ranking of all weights;
+        ``"uniform"``, the same sparsity for each layer; ``"erk"``, more for small
+        layers; ``"lamp"``, one ranking of scores relative to the layer's larger ones;
+        ``Bounded("global", max_sparsity=0.99)`` keeps layers within bounds.
+        ``"auto"`` is ``"erk"`` where a sparse net is trained from scratch (`regrow`
+        with ``dense_epochs=0``), ``"uniform"`` for apoz and fpgm, else ``"global"``.
     schedule : str or callable, default="cubic"
         When how much is pruned: ``"oneshot"``, ``"linear"``, ``"cubic"``,
-        ``"exponential"``, ``"cosine"``, an object such as ``Polynomial(power=3)``
-        (then ``schedule__power`` can be searched), or any non-decreasing function of
-        progress in 0..1 that ends at 1.
+        ``"exponential"``, ``"cosine"``, ``"constant"``, ``"cyclic"`` (AC/DC), an
+        object such as ``Polynomial(power=3)`` (then ``schedule__power`` can be
+        searched) or ``Between("cubic", end=0.6)``, or any function of progress in 0..1
+        that ends at 1 and falls to nothing but 0.
     n_steps : int, default=10
-        Pruning events, spread over the pruning phase; each begins an epoch.
+        Pruning events, spread over the pruning phase; each begins an epoch, unless
+        there are more events than epochs. Without pruning epochs all come at once.
     dense_epochs : int or None, default=None
         Epochs before the first event. None for the net's own ``max_epochs``; 0 prunes
         before training.
@@ -81,11 +103,26 @@ PARAMETERS = """\
     finetune_epochs : int, default=10
         Epochs under the final masks. The net's own early stopping ends this phase
         and the dense one early, but not the pruning phase.
-    rewind : {"weights", "learning_rate"} or None, default=None
+    rewind : {"weights", "learning_rate"}, Rewind or None, default=None
         What is put back to its beginning before fine-tuning: the learning rate and
-        its schedule, or these and the surviving weights.
+        its schedule, or these and the surviving weights. ``Rewind("weights", epoch=2)``
+        puts them back to an epoch of the dense phase.
+    regrow : {"random", "gradient"}, Regrow or None, default=None
+        At every event, groups that die for others to grow: at random (SET) or by the
+        loss's slope (RigL). Sparse from the start with ``dense_epochs=0,
+        schedule="constant"``.
+    penalty : {"l1", "l0"} or None, default=None
+        What drives weights to zero between events, as strongly as the schedule asks:
+        proximal steps of L1 (the group lasso, where `granularity` has groups), or
+        hard concrete gates. The events then take what is left to the exact count.
     layers : str, list of str or None, default=None
         Patterns of the layers to prune; None for every prunable weight.
+    distill : float in [0, 1] or SoftTargets, default=0.0
+        Weight of the dense net's outputs as soft targets, while the net is pruned and
+        fine-tuned.
+    subsample : int or None, default=2048
+        Training rows, drawn anew at each event, over which the statistics of an
+        importance are gathered; None for all.
     memory : str, joblib.Memory or None, default=None
         Accepted, and not used yet: every fit trains its own dense phase.
     random_state : int, RandomState instance or None, default=None

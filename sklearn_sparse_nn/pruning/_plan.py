@@ -1,30 +1,49 @@
-"""When things happen: the epochs of the three phases and the events among them."""
+"""When a net is dense, pruned and fine-tuned: schedules laid out over epochs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
+from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.core.schedules import Schedule, event_shares
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Event", "Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One pruning event.
+
+    Parameters
+    ----------
+    at : Fraction
+        Epochs of the pruning phase before it.
+    share : float
+        Share of the final sparsity that is due; 0 lets all weights live again.
+    swap : float, default=0.0
+        Share of a layer's living groups that dies for others to grow.
+    """
+
+    at: Fraction
+    share: float
+    swap: float = 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Epochs of the phases, and which pruning epochs begin with an event.
+    """Epochs of the phases, and the pruning events.
 
     Parameters
     ----------
     dense_epochs, prune_epochs, finetune_epochs : int
         Length of the phases.
-    events : mapping of int to float
-        Epoch of the pruning phase -> share of the final sparsity that is due at its
-        beginning. The last one is 1. Empty when there is nothing to prune.
+    events : tuple of Event
+        In order. The last share is 1. Empty when there is nothing to prune.
     """
 
     dense_epochs: int
     prune_epochs: int
     finetune_epochs: int
-    events: Mapping[int, float]
+    events: tuple[Event, ...]
 
     @property
     def n_epochs(self) -> int:
@@ -33,8 +52,19 @@ class Plan:
 
     @property
     def final_epochs(self) -> int:
-        """Epochs that are trained at the final sparsity."""
-        return self.prune_epochs - max(self.events, default=0) + self.finetune_epochs
+        """Epochs that end at the final sparsity."""
+        last = int(self.events[-1].at) if self.events else 0
+        return self.prune_epochs - last + self.finetune_epochs
+
+    @property
+    def inside_epochs(self) -> bool:
+        """Whether an event does not begin an epoch."""
+        return any(event.at.denominator > 1 for event in self.events)
+
+    @property
+    def falls(self) -> bool:
+        """Whether weights live again at some event."""
+        return any(event.share == 0 for event in self.events)
 
 
 def make_plan(
@@ -44,6 +74,7 @@ def make_plan(
     dense_epochs: int,
     prune_epochs: int,
     finetune_epochs: int,
+    regrow: Regrow | None = None,
 ) -> Plan:
     """Lay the pruning events out over the pruning phase.
 
@@ -52,19 +83,17 @@ def make_plan(
     schedule : callable
         Progress -> share of the final sparsity.
     n_steps : int
-        Number of events, evenly spread; those that add nothing fall away, as all but
-        the first of a one-shot schedule.
+        Number of events, evenly spread: each begins an epoch, unless there are more
+        events than epochs. Without pruning epochs all come at once. Those that change
+        nothing fall away, as all but the first of a one-shot schedule.
     dense_epochs, prune_epochs, finetune_epochs : int
         Length of the phases.
+    regrow : Regrow, optional
+        Swaps groups at every event but the first, before which nothing was trained.
 
     Returns
     -------
     plan : Plan
-
-    Raises
-    ------
-    ValueError
-        The events do not fit in the pruning epochs.
 
     Examples
     --------
@@ -72,17 +101,17 @@ def make_plan(
     >>> plan = make_plan(
     ...     linear, n_steps=2, dense_epochs=5, prune_epochs=4, finetune_epochs=1
     ... )
-    >>> plan.events
-    {0: 0.5, 2: 1.0}
+    >>> [(int(event.at), event.share) for event in plan.events]
+    [(0, 0.5), (2, 1.0)]
     """
-    shares = event_shares(schedule, n_steps)
-    before = (0.0, *shares)
-    adding = [i for i, share in enumerate(shares) if share > before[i]]
-    if len(adding) > 1 and n_steps > prune_epochs:
-        raise ValueError(
-            f"n_steps={n_steps} pruning events do not fit in prune_epochs="
-            f"{prune_epochs}: an event begins an epoch. Set n_steps to at most "
-            "prune_epochs, or train for more pruning epochs."
-        )
-    events = {i * prune_epochs // n_steps: shares[i] for i in adding}
-    return Plan(dense_epochs, prune_epochs, finetune_epochs, events)
+    events: list[Event] = []
+    before = 0.0
+    for step, share in enumerate(event_shares(schedule, n_steps)):
+        at = Fraction(step * prune_epochs, n_steps)
+        if n_steps <= prune_epochs:
+            at = Fraction(int(at))
+        swap = regrow.share(step / n_steps) if regrow and events else 0.0
+        if share != before or swap:
+            events.append(Event(at, share, swap))
+        before = share
+    return Plan(dense_epochs, prune_epochs, finetune_epochs, tuple(events))

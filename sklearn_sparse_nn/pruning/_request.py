@@ -1,26 +1,28 @@
 """What a pruner was asked for, resolved and checked before any training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sklearn_sparse_nn._compat import Integral, InvalidParameterError, Real
-from sklearn_sparse_nn.core.allocation import Allocation, Budget, resolve_allocation
-from sklearn_sparse_nn.core.compatibility import check_parts
-from sklearn_sparse_nn.core.granularity import (
-    Granularity,
-    Neuron,
-    group_sizes,
-    resolve_granularity,
-)
-from sklearn_sparse_nn.core.importance import Importance, resolve_importance
-from sklearn_sparse_nn.core.masks import select
+from sklearn_sparse_nn.core.allocation import Allocation, resolve_allocation
+from sklearn_sparse_nn.core.budget import Budget
+from sklearn_sparse_nn.core.compatibility import BY_NEURON, Parts, check_parts
+from sklearn_sparse_nn.core.granularity import Granularity, Neuron, resolve_granularity
+from sklearn_sparse_nn.core.importance import Importance, needs, resolve_importance
+from sklearn_sparse_nn.core.masks import refit, select
+from sklearn_sparse_nn.core.regrowth import Regrow, resolve_regrow, swap
 from sklearn_sparse_nn.core.schedules import resolve_schedule
 from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
+from sklearn_sparse_nn.pruning._budget import by_layer, check_budget, make_budget
 from sklearn_sparse_nn.pruning._plan import Plan, make_plan
+from sklearn_sparse_nn.pruning.recovery import (
+    Rewind,
+    SoftTargets,
+    resolve_distill,
+    resolve_rewind,
+)
 
 __all__ = ["Request", "resolve_request"]
 
@@ -39,6 +41,16 @@ class Request:
         How many weights may live in the end.
     plan : Plan
         When.
+    grow : callable or None
+        The importance by which dead groups grow, if they do.
+    penalty : {"l1", "l0"} or None
+        What drives weights to zero between events.
+    rewind : Rewind or None
+        What is put back before fine-tuning.
+    distill : SoftTargets
+        What the dense net's outputs weigh after the dense phase.
+    subsample : int or None
+        Rows that statistics are gathered over.
     """
 
     layers: Mapping[str, PrunableLayer]
@@ -47,17 +59,32 @@ class Request:
     allocation: Allocation
     budget: Budget
     plan: Plan
+    grow: Importance | None
+    penalty: str | None
+    rewind: Rewind | None
+    distill: SoftTargets
+    subsample: int | None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The statistics that importance and regrowth ask for."""
+        return statistics_of(self.importance, self.grow)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as they are, turned to (out, in, ...)."""
+        return {
+            name: layer.turned(layer.weight.detach())
+            for name, layer in self.layers.items()
+        }
 
     def decide(
-        self, share: float, masks: Mapping[str, Tensor], generator: torch.Generator
+        self, share: float, masks: Mapping[str, Tensor], stats: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """Make the masks of a pruning event from the weights as they are."""
         return select(
-            {
-                name: layer.turned(layer.weight.detach())
-                for name, layer in self.layers.items()
-            },
-            {"generator": generator},
+            self.weights,
+            stats,
             importance=self.importance,
             granularity=self.granularity,
             allocation=self.allocation,
@@ -65,12 +92,40 @@ class Request:
             masks=masks,
         )
 
+    def refit(
+        self, masks: Mapping[str, Tensor], stats: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Refit what lives under these masks, where the importance does."""
+        return refit(self.weights, stats, masks, importance=self.importance)
+
+    def swap(
+        self, share: float, masks: Mapping[str, Tensor], stats: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Let a share of what lives die and as much grow, in every layer."""
+        if self.grow is None:
+            return dict(masks)
+        return swap(
+            self.weights,
+            stats,
+            masks,
+            importance=self.importance,
+            grow=self.grow,
+            granularity=self.granularity,
+            share=share,
+        )
+
+    def zeros_at(self, share: float) -> float:
+        """Give the fraction of zeros that a share of the final sparsity means."""
+        due = replace(self.budget, share=share)
+        return 1 - due.kept() / due.size()
+
 
 def resolve_request(
     pruner: Any,
     layers: Mapping[str, PrunableLayer],
     *,
     last: str | None,
+    uses: Mapping[str, int],
     max_epochs: int,
     frozen: bool,
 ) -> Request:
@@ -84,6 +139,8 @@ def resolve_request(
         Every prunable layer of the net.
     last : str or None
         The layer that gives the outputs.
+    uses : mapping of name to int
+        How often each weight is used for one row: more than once in a convolution.
     max_epochs : int
         The net's own number of epochs.
     frozen : bool
@@ -102,26 +159,99 @@ def resolve_request(
     granularity = resolve_granularity(pruner.granularity)
     names = _targets(pruner, list(layers), granularity, last)
     sparsity = pruner.sparsity
+    if pruner.budget is not None:
+        sparsity = 0.0
     if isinstance(sparsity, Mapping):
-        sparsity = _by_layer(sparsity, names)
+        sparsity = by_layer(sparsity, names)
         names = tuple(sparsity)
     targets = {name: layers[name] for name in names}
-    n_weights = {name: layer.weight.numel() for name, layer in targets.items()}
-    budget = Budget(n_weights, sparsity, pruner.threshold)
-    _check_count(budget, targets, granularity)
-    check_parts(
-        granularity=granularity,
-        sparsity=sparsity,
-        threshold=pruner.threshold,
-        n_weights=n_weights,
-    )
-    return Request(
+    budget = make_budget(pruner, sparsity, layers, targets, uses)
+    regrow = resolve_regrow(pruner.regrow)
+    plan = _plan(pruner, budget, regrow, max_epochs=max_epochs, frozen=frozen)
+    request = Request(
         targets,
         importance,
         granularity,
-        resolve_allocation(pruner.allocation, budget),
+        resolve_allocation(_allocation(pruner, plan, frozen), budget),
         budget,
-        _plan(pruner, budget, max_epochs=max_epochs, frozen=frozen),
+        plan,
+        grow=regrow[1] if regrow else None,
+        penalty=pruner.penalty,
+        rewind=resolve_rewind(pruner.rewind),
+        distill=resolve_distill(pruner.distill),
+        subsample=pruner.subsample,
+    )
+    check_parts(_parts(pruner, request, sparsity, frozen))
+    check_budget(budget, targets, granularity, pruner.budget)
+    return request
+
+
+def statistics_of(*importances: Importance | None) -> tuple[str, ...]:
+    """Name the statistics that some importances, and their updates, ask for.
+
+    Parameters
+    ----------
+    *importances : callable or None
+        None asks for nothing.
+
+    Returns
+    -------
+    names : tuple of str
+        Each once.
+    """
+    names: dict[str, None] = {}
+    for importance in importances:
+        if importance is not None:
+            names |= dict.fromkeys(needs(importance))
+            update = getattr(importance, "update", None)
+            names |= dict.fromkeys(needs(update) if update else ())
+    return tuple(names)
+
+
+def _allocation(pruner: Any, plan: Plan, frozen: bool) -> Any:
+    """Give what "auto" stands for, as the papers have it.
+
+    ERK where a sparse net is trained from scratch; every layer alike for scores of
+    neurons, which mean nothing across layers; else one ranking of all.
+    """
+    if pruner.allocation != "auto":
+        return pruner.allocation
+    if pruner.regrow is not None and not plan.dense_epochs and not frozen:
+        return "erk"
+    by_neuron = isinstance(pruner.importance, str) and pruner.importance in BY_NEURON
+    return "uniform" if by_neuron else "global"
+
+
+def _parts(pruner: Any, request: Request, sparsity: Any, frozen: bool) -> Parts:
+    """Gather what the compatibility rules look at."""
+    plan = request.plan
+    layers = request.layers.items()
+    return Parts(
+        granularity=request.granularity,
+        sparsity=sparsity,
+        threshold=pruner.threshold,
+        budget=pruner.budget,
+        importance=pruner.importance,
+        allocation=pruner.allocation,
+        schedule=pruner.schedule,
+        regrow=pruner.regrow,
+        penalty=pruner.penalty,
+        rewind=pruner.rewind,
+        distill=request.distill.weight,
+        n_weights=request.budget.n_weights,
+        not_linear=tuple(
+            name for name, layer in layers if not isinstance(layer.module, nn.Linear)
+        ),
+        needs=request.needs,
+        falls=plan.falls,
+        trained=frozen or plan.dense_epochs > 0,
+        frozen=frozen,
+        first=float(plan.events[0].at) if plan.events else 1.0,
+        last=float(plan.events[-1].at) if plan.events else 1.0,
+        dense_epochs=pruner.dense_epochs or 0 if frozen else plan.dense_epochs,
+        prune_epochs=plan.prune_epochs,
+        finetune_epochs=plan.finetune_epochs,
+        rewind_epoch=request.rewind.epoch if request.rewind else 0,
     )
 
 
@@ -141,81 +271,25 @@ def _targets(
     return match_layers(names, pruner.layers)
 
 
-def _by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """Give every layer that a pattern matches its sparsity; the first match counts.
-
-    A layer that is given 0 is left alone, as one that no pattern matches.
-    """
-    found: dict[str, float] = {}
-    if not sparsity:
-        raise InvalidParameterError(
-            "The 'sparsity' parameter is an empty dict; it must give a fraction for at "
-            "least one layer pattern."
-        )
-    for pattern, value in sparsity.items():
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not (number and 0 <= value <= 1):
-            raise InvalidParameterError(
-                f"The 'sparsity' parameter has {value!r} for the layer pattern "
-                f"{pattern!r}; by layer it must be a float in the range [0.0, 1.0]."
-            )
-        for name in match_layers(names, [pattern]):
-            found.setdefault(name, float(str(value)))
-    chosen = {name: found[name] for name in names if name in found}
-    return {name: value for name, value in chosen.items() if value} or chosen
-
-
-def _check_count(
-    budget: Budget, layers: Mapping[str, PrunableLayer], granularity: Granularity
-) -> None:
-    """Refuse a number of non-zeros that the net cannot have."""
-    size = sum(budget.n_weights.values())
-    counts_nonzeros = isinstance(budget.sparsity, Integral) and budget.sparsity != 0
-    if not counts_nonzeros or budget.threshold is not None:
-        return
-    k = int(budget.sparsity)
-    if k > size:
-        raise ValueError(
-            f"sparsity={k} keeps {k} non-zero weights, but the layers to prune have "
-            f"only {size}. Give at most {size}, or a fraction in [0, 1)."
-        )
-    needed = sum(_largest_group(layer, granularity) for layer in layers.values())
-    if k < needed:
-        raise ValueError(
-            f"sparsity={k} keeps {k} non-zero weights, but one group in each of the "
-            f"{len(layers)} layers may need {needed}. Give at least that, a fraction, "
-            "or fewer `layers`."
-        )
-
-
-def _largest_group(layer: PrunableLayer, granularity: Granularity) -> int:
-    all_alive = torch.ones(layer.turned(layer.weight).shape, dtype=torch.bool)
-    pooled = granularity.pool(all_alive.double())
-    return int(group_sizes(granularity, pooled, all_alive).max())
-
-
-def _plan(pruner: Any, budget: Budget, *, max_epochs: int, frozen: bool) -> Plan:
+def _plan(
+    pruner: Any,
+    budget: Budget,
+    regrow: tuple[Regrow, Importance] | None,
+    *,
+    max_epochs: int,
+    frozen: bool,
+) -> Plan:
     dense_epochs = pruner.dense_epochs
-    if frozen and dense_epochs:
-        raise ValueError(
-            f"dense_epochs={dense_epochs} and a FrozenEstimator do not go together: a "
-            "frozen net is trained already. Use dense_epochs=None or 0."
-        )
-    if dense_epochs is None:
+    if dense_epochs is None or frozen:
         dense_epochs = 0 if frozen else max_epochs
-    if pruner.rewind is not None and pruner.finetune_epochs == 0:
-        raise ValueError(
-            f"rewind={pruner.rewind!r} and finetune_epochs=0 do not go together: what "
-            "is put back to the beginning has to be trained again."
-        )
     plan = make_plan(
         resolve_schedule(pruner.schedule),
         n_steps=pruner.n_steps,
         dense_epochs=dense_epochs,
         prune_epochs=pruner.prune_epochs,
         finetune_epochs=pruner.finetune_epochs,
+        regrow=regrow[0] if regrow else None,
     )
-    size = sum(budget.n_weights.values())
-    if budget.threshold is None and budget.kept() == size:
-        return replace(plan, events={})
+    if budget.threshold is None and budget.kept() == budget.size():
+        return replace(plan, events=())
     return plan

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from sklearn_sparse_nn import (
@@ -11,6 +12,11 @@ from sklearn_sparse_nn import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn._compat import InvalidParameterError
+from sklearn_sparse_nn.core.allocation import Bounded
+from sklearn_sparse_nn.core.compatibility import RULES
+from sklearn_sparse_nn.core.regrowth import Regrow
+from sklearn_sparse_nn.core.schedules import Between
+from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 from tests.pruning.nets import own_net, small
 
 ESTIMATORS = [
@@ -115,23 +121,59 @@ class NoTraining(nn.Module):
         return self.last(self.first(X))
 
 
+class Convolution(nn.Module):
+    """Takes rows of 8 numbers as signals."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 2, 3)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, X):
+        assert not self.training
+        return self.head(self.conv(X[:, None]).flatten(1))
+
+
+def convolution(X, y):
+    return own_net(Convolution)
+
+
+def frozen(X, y):
+    return FrozenEstimator(small().fit(X, y))
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         (
-            {"n_steps": 5, "prune_epochs": 4},
-            "n_steps=5 .* do not fit in prune_epochs=4",
+            {"n_steps": 9, "prune_epochs": 4},
+            r"9 pruning events do not fit in 4 training steps .*prune_epochs=4, 1 ",
         ),
         ({"schedule": lambda p: p / 2}, "must end at 1"),
         ({"schedule": lambda p: 2 * p}, r"must be in \[0, 1\]"),
         ({"schedule": lambda p: float("nan")}, r"must be in \[0, 1\]"),
         ({"schedule": lambda p: 1.0 if p == 1 else 1 - p}, "must not decrease"),
-        ({"granularity": "2:4", "sparsity": 0.3}, "'2:4' and sparsity=0.3 do not go"),
-        ({"granularity": "2:4", "threshold": 0.1}, "'2:4' and threshold=0.1 do not go"),
         ({"granularity": "4:2"}, "0 < N < M"),
         ({"granularity": "block:0x2"}, "at least 1x1"),
-        ({"rewind": "weights", "finetune_epochs": 0}, "finetune_epochs=0 do not go"),
-        ({"importance": lambda w, *, hessian: w}, "Unknown statistic .*'hessian'"),
+        ({"importance": lambda w, *, Hessian: w}, "Unknown statistic .*'hessian'"),
+        ({"importance": "magnitud"}, "Unknown importance .*'magnitude'"),
+        ({"regrow": "gradiant"}, "Unknown regrow .*'gradient'"),
+        ({"regrow": Regrow("gradiant")}, "Unknown importance .*'gradient'"),
+        ({"regrow": Regrow(fraction=1.5)}, r"fraction must be in \(0, 1\)"),
+        ({"rewind": Rewind("bias")}, "what must be 'weights'"),
+        ({"rewind": Rewind(epoch=-1)}, "epoch an int of 0 or more"),
+        ({"distill": 1.5}, "'distill' parameter"),
+        ({"distill": SoftTargets(temperature=0)}, "temperature above 0"),
+        ({"penalty": "l2"}, "'penalty' parameter"),
+        ({"subsample": 0}, "'subsample' parameter"),
+        ({"budget": {}}, "a dict of one unit to a number"),
+        ({"budget": {"bytes": 1, "flops": 1}}, "a dict of one unit to a number"),
+        ({"budget": {"kilobytes": 1}}, "Unknown unit of a budget .*'bytes'"),
+        ({"budget": {"bytes": True}}, "a number above 0"),
+        ({"budget": {"bytes": 84}}, "has 1492 bytes .* and 84 without"),
+        ({"budget": {"flops": 1000}}, "has 352 flops with all its weights"),
+        ({"allocation": Bounded("global", min_sparsity=0.95)}, "min_sparsity=0.95"),
+        ({"schedule": Between("cubic", begin=0.5, end=0.2)}, "begin"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -139,6 +181,56 @@ def test_what_cannot_work_is_refused_before_training(classes, parameters, messag
     pruner = PrunedClassifier(own_net(NoTraining), **parameters)
     with pytest.raises(ValueError, match=message):
         pruner.fit(*classes)
+
+
+#: Parameters that break each rule of the compatibility table, in its order.
+BREAKING = [
+    ({"granularity": "2:4", "threshold": 0.1}, "granularity='2:4' and threshold=0.1"),
+    ({"granularity": "2:4", "sparsity": 0.3}, "granularity='2:4' and sparsity=0.3"),
+    ({"granularity": "2:4", "allocation": "erk"}, "'2:4' and allocation='erk'"),
+    ({"granularity": "2:4", "regrow": "random"}, "'2:4' and regrow='random'"),
+    ({"importance": "apoz"}, "importance='apoz' and granularity='unstructured'"),
+    (
+        {"importance": "grasp", "allocation": "lamp"},
+        "importance='grasp' and allocation='lamp'",
+    ),
+    ({"importance": "obs", "estimator": convolution}, "importance='obs' and the lay"),
+    (
+        {"importance": "movement", "dense_epochs": 0},
+        "importance='movement' and dense_epochs=0",
+    ),
+    ({"threshold": 0.1, "budget": {"bytes": 600}}, "threshold=0.1 and budget="),
+    ({"sparsity": {"*": 0.5}, "allocation": "lamp"}, "sparsity={.*} and allocation='l"),
+    ({"penalty": "l1", "threshold": 0.1}, "penalty='l1' and threshold=0.1"),
+    ({"penalty": "l1", "schedule": "oneshot"}, "penalty='l1' and schedule='oneshot'"),
+    ({"penalty": "l0", "regrow": "random"}, "penalty='l0' and regrow='random'"),
+    ({"regrow": "random", "schedule": "cyclic"}, "regrow='random' and schedule='cyc"),
+    ({"penalty": "l0", "importance": "obs"}, "penalty='l0' and importance='obs'"),
+    ({"regrow": "random", "prune_epochs": 0}, "regrow='random' and prune_epochs=0"),
+    ({"distill": 0.5, "dense_epochs": 0}, "distill=0.5 and dense_epochs=0"),
+    ({"rewind": "weights", "finetune_epochs": 0}, "'weights' and finetune_epochs=0"),
+    (
+        {"rewind": Rewind(epoch=3), "dense_epochs": 2},
+        r"rewind=Rewind\(epoch=3\) and dense_epochs=2",
+    ),
+    ({"estimator": frozen, "dense_epochs": 2}, "dense_epochs=2 and a FrozenEstimator"),
+]
+
+
+def test_every_rule_has_an_example():
+    assert len(BREAKING) == len(RULES)
+
+
+@pytest.mark.parametrize(("broken", "rule"), list(zip(BREAKING, RULES, strict=True)))
+def test_parts_that_do_not_go_together_are_named_before_training(classes, broken, rule):
+    parameters, message = broken
+    parameters = {"estimator": own_net(NoTraining), **parameters}
+    if parameters["estimator"] in (convolution, frozen):
+        parameters["estimator"] = parameters["estimator"](*classes)
+    pruner = PrunedClassifier(**parameters)
+    with pytest.raises(ValueError, match=message) as caught:
+        pruner.fit(*classes)
+    assert str(caught.value).endswith(f"do not go together: {rule.why}")
 
 
 def test_a_net_with_no_prunable_layer(classes):

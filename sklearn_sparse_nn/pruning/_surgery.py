@@ -1,0 +1,152 @@
+"""What happens to a net at a pruning event: gather, decide, refit, swap, hold."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+
+from sklearn_sparse_nn.nets.holding import MaskHolder
+from sklearn_sparse_nn.nets.movement import Movement
+from sklearn_sparse_nn.nets.penalizing import L0Penalty, L1Penalty, Penalty
+from sklearn_sparse_nn.nets.sampling import sample_rows
+from sklearn_sparse_nn.nets.statistics import GATHERED, gather
+from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.pruning._plan import Event
+from sklearn_sparse_nn.pruning._request import Request
+
+__all__ = ["Surgery"]
+
+Masks = Mapping[str, Tensor]
+
+
+class Surgery:
+    """Carries out the pruning events of a training run.
+
+    Use as a context manager around the run: it may watch training or push weights.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialized.
+    run : TrainingRun
+        Whose training rows statistics are gathered over.
+    holder : MaskHolder
+        Holds the masks from an event on.
+    request : Request
+        What was asked for.
+    generator : torch.Generator
+        Where all that is random comes from.
+    """
+
+    def __init__(
+        self,
+        net: NeuralNet,
+        run: TrainingRun,
+        holder: MaskHolder,
+        request: Request,
+        generator: torch.Generator,
+    ) -> None:
+        self._net = net
+        self._run = run
+        self._holder = holder
+        self._request = request
+        self._generator = generator
+        self._at_first: Masks = holder.masks
+        self._open = ExitStack()
+        self._movement: Movement | None = None
+        self._penalty: Penalty | None = None
+        self._initial: dict[str, Tensor] = {}
+        if "initial" in request.needs:
+            self._initial = {
+                name: layer.turned(layer.weight.detach().clone())
+                for name, layer in request.layers.items()
+            }
+
+    def __enter__(self) -> "Surgery":
+        if "movement" in self._request.needs:
+            movement = Movement(self._net, self._request.layers)
+            self._movement = self._open.enter_context(movement)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    @contextmanager
+    def penalized(self) -> Iterator[None]:
+        """Let the penalty, if there is one, work until the last event."""
+        request = self._request
+        if request.penalty is None:
+            yield
+            return
+        parts = self._net, request.layers, request.granularity
+        if request.penalty == "l1":
+            penalty: Penalty = L1Penalty(*parts)
+        else:
+            penalty = L0Penalty(*parts, seed=self._generator.initial_seed())
+        with penalty:
+            self._aim(penalty, Fraction(0), request.plan.events[0])
+            self._penalty = penalty
+            yield
+            self._penalty = None
+
+    def operate(self, event: Event, following: Event | None) -> None:
+        """Carry out one event.
+
+        Parameters
+        ----------
+        event : Event
+            This one.
+        following : Event or None
+            The next one, which a penalty works towards.
+        """
+        penalty = self._penalty
+        if penalty is None:
+            self._holder.hold(self._decide(event))
+            return
+        if following is None:
+            penalty.fold()
+        with penalty.shown():
+            masks = self._decide(event)
+        self._holder.hold(masks)
+        if following is None:
+            penalty.stop()
+        else:
+            self._aim(penalty, event.at, following)
+
+    def _aim(self, penalty: Penalty, now: Fraction, event: Event) -> None:
+        """Let a penalty reach an event's sparsity by the time that it comes."""
+        n_steps = int((event.at - now) * self._run.n_batches)
+        penalty.aim(self._request.zeros_at(event.share), n_steps)
+
+    def _decide(self, event: Event) -> Masks:
+        if event.share == 0:
+            return self._at_first
+        request = self._request
+        stats = self._statistics()
+        masks = request.decide(event.share, self._holder.masks, stats)
+        with torch.no_grad():
+            for name, weight in request.refit(masks, stats).items():
+                layer = request.layers[name]
+                layer.weight.copy_(layer.turned(weight))
+        if event.swap:
+            masks = request.swap(event.swap, masks, stats)
+        return masks
+
+    def _statistics(self) -> dict[str, Any]:
+        request = self._request
+        stats: dict[str, Any] = {"generator": self._generator}
+        if self._initial:
+            stats["initial"] = self._initial
+        if self._movement is not None:
+            stats["movement"] = self._movement.total
+        names = [name for name in request.needs if name in GATHERED]
+        if names:
+            rows = sample_rows(
+                self._run.training_rows, request.subsample, self._generator
+            )
+            stats |= gather(self._net, rows, request.layers, names)
+        return stats
