@@ -1,6 +1,7 @@
 """Methods of the literature as choices of parameters: each does what it promises."""
 
 from copy import deepcopy
+from itertools import pairwise
 
 import numpy as np
 import pytest
