@@ -227,8 +227,10 @@ Test scores in percent (accuracy; R2 for california), mean and standard deviatio
 training rows. The default net, 3 x 256, {DENSE} dense epochs; what prunes a trained
 net has {PRUNE} pruning and {FINETUNE} fine-tuning epochs more, from one shared dense
 net; what starts sparse has all {DENSE + PRUNE + FINETUNE}; "no training" has none after
-the dense ones. Pruning neurons spares the output layer. Controls in italics. The shuffled mask has as many weights in every layer as
-`{WINNER}`; the small dense net has at most as many weights, and the last row is the
+the dense ones. Pruning neurons spares the output layer.
+
+Controls in italics. The shuffled mask has as many weights in every layer as
+`{WINNER}`; the small dense net has at most as many weights; the last row is the
 dense net with as many epochs. Bold: the best of a column, dense nets aside. No method
 was tuned for any set.
 

@@ -62,9 +62,8 @@ def global_(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
 
     References
     ----------
-    Han et al. 2015 prune layer by layer; one ranking over all layers is the common
-    strong baseline of Blalock et al. 2020, "What is the State of Neural Network
-    Pruning?".
+    Blalock et al. 2020, "What is the State of Neural Network Pruning?" (the common
+    strong baseline); Han et al. 2015 prune layer by layer.
 
     Examples
     --------

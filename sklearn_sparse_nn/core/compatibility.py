@@ -5,13 +5,22 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from sklearn_sparse_nn.core.granularity import NM, Granularity, Unstructured
+from sklearn_sparse_nn.core.granularity import (
+    NM,
+    Block,
+    Granularity,
+    Input,
+    Neuron,
+    Unstructured,
+)
 
 __all__ = ["BY_NEURON", "RULES", "Parts", "Rule", "check_parts", "compatibility_table"]
 
 #: Importances whose scores have a sign, and those that score whole neurons.
 SIGNED = ("grasp", "movement")
 BY_NEURON = ("apoz", "fpgm")
+
+_SHAPED = (Unstructured, Neuron, Input, Block, NM)
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,7 @@ RULES: tuple[Rule, ...] = (
         "it scores whole neurons. Use granularity='neuron', or another importance.",
         lambda p: _pair(
             _says_if(p, "importance", _names(p.importance, BY_NEURON)),
-            _says_if(p, "granularity", type(p.granularity).__name__ != "Neuron"),
+            _says_if(p, "granularity", not isinstance(p.granularity, Neuron)),
         ),
     ),
     Rule(
@@ -203,6 +212,15 @@ RULES: tuple[Rule, ...] = (
         lambda p: _pair(
             _says_if(p, "importance", "hessian" in p.needs),
             f"the layers {list(p.not_linear)}" if p.not_linear else None,
+        ),
+    ),
+    Rule(
+        "importance='obs', or another that needs 'hessian'",
+        "a granularity of your own",
+        "it has to know the groups' shape. Use a granularity of this package.",
+        lambda p: _pair(
+            _says_if(p, "importance", "hessian" in p.needs),
+            _says_if(p, "granularity", not isinstance(p.granularity, _SHAPED)),
         ),
     ),
     Rule(

@@ -103,6 +103,8 @@ def group_sizes(granularity: Granularity, pooled: Tensor, alive: Tensor) -> Tens
     >>> group_sizes(Neuron(), torch.zeros(2), alive)
     tensor([2, 1])
     """
+    if isinstance(granularity, (Unstructured, NM)):  # every weight is its own group
+        return alive.long().reshape(pooled.shape)
     labels = torch.arange(pooled.numel()).reshape(pooled.shape)
     owner = granularity.expand(labels, alive.shape)
     return torch.bincount(owner[alive], minlength=pooled.numel()).reshape(pooled.shape)

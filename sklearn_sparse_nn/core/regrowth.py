@@ -180,6 +180,9 @@ def swap(
 
 def _best_that_fit(scores: Tensor, sizes: Tensor, room: int) -> Tensor:
     """Mark the longest run of best groups whose weights fit in `room`."""
+    size = int(sizes.max())
+    if int(sizes.min()) == size:
+        return best(scores, room // size)
     order = scores.reshape(-1).sort(descending=True, stable=True).indices
     order = order[scores.reshape(-1)[order] > -torch.inf]
     fits = sizes.reshape(-1)[order].cumsum(0) <= room

@@ -20,6 +20,7 @@ from sklearn_sparse_nn.nets.activations import (
     last_layer,
     spare_global_rng,
 )
+from sklearn_sparse_nn.nets.distillation import check_distillable
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
@@ -151,6 +152,8 @@ class BasePruner(
             max_epochs=net.max_epochs,
             frozen=dense.frozen,
         )
+        if request.distill.weight:
+            check_distillable(net)
         alive = zero_mask(request.layers) if dense.frozen else None
         generator = torch.Generator().manual_seed(seed)
         masks, history = prune(

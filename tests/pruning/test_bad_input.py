@@ -134,6 +134,19 @@ class Convolution(nn.Module):
         return self.head(self.conv(X[:, None]).flatten(1))
 
 
+class Halves:
+    """A granularity that this package does not know."""
+
+    def pool(self, scores):
+        return scores.mean(0)
+
+    def choose(self, pooled, n):
+        return pooled > 0
+
+    def expand(self, values, shape):
+        return values.expand(shape)
+
+
 def convolution(X, y):
     return own_net(Convolution)
 
@@ -164,6 +177,13 @@ def frozen(X, y):
         ({"rewind": Rewind(epoch=-1)}, "epoch an int of 0 or more"),
         ({"distill": 1.5}, "'distill' parameter"),
         ({"distill": SoftTargets(temperature=0)}, "temperature above 0"),
+        (
+            {
+                "distill": 0.5,
+                "estimator": own_net(NoTraining, criterion=nn.MultiMarginLoss),
+            },
+            "distill and criterion MultiMarginLoss do not go together",
+        ),
         ({"penalty": "l2"}, "'penalty' parameter"),
         ({"subsample": 0}, "'subsample' parameter"),
         ({"budget": {}}, "a dict of one unit to a number"),
@@ -178,8 +198,8 @@ def frozen(X, y):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_work_is_refused_before_training(classes, parameters, message):
-    pruner = PrunedClassifier(own_net(NoTraining), **parameters)
-    with pytest.raises(ValueError, match=message):
+    pruner = PrunedClassifier(**{"estimator": own_net(NoTraining), **parameters})
+    with pytest.raises((ValueError, TypeError), match=message):
         pruner.fit(*classes)
 
 
@@ -195,6 +215,10 @@ BREAKING = [
         "importance='grasp' and allocation='lamp'",
     ),
     ({"importance": "obs", "estimator": convolution}, "importance='obs' and the lay"),
+    (
+        {"importance": "obs", "granularity": Halves()},
+        "importance='obs' and granularity='halves'",
+    ),
     (
         {"importance": "movement", "dense_epochs": 0},
         "importance='movement' and dense_epochs=0",

@@ -1,0 +1,110 @@
+"""Write the tables of the documentation that come from the code itself.
+
+``docs/parts.md`` lists the parts by name, ``docs/compatibility.md`` which of them do
+not go together. Run with::
+
+    python docs/tables.py
+"""
+
+import inspect
+from pathlib import Path
+
+from sklearn_sparse_nn.core.allocation import ALLOCATIONS
+from sklearn_sparse_nn.core.compatibility import compatibility_table
+from sklearn_sparse_nn.core.importance import IMPORTANCES, STATISTICS, needs
+from sklearn_sparse_nn.core.regrowth import REGROWTHS, Regrow
+from sklearn_sparse_nn.core.schedules import SCHEDULES
+
+DOCS = Path(__file__).parent
+
+
+def documented(part):
+    """Give what has the docstring: a function itself, an object's class."""
+    return part if inspect.isfunction(part) else type(part)
+
+
+def summary(part):
+    """Give the first sentence of a part's docstring."""
+    return inspect.getdoc(documented(part)).splitlines()[0]
+
+
+def source(part):
+    """Give a part's references, if it has any."""
+    _, found, references = inspect.getdoc(documented(part)).partition("References\n")
+    if not found:
+        return ""
+    lines = references.splitlines()[1:]
+    text = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    return text.rstrip(".")
+
+
+def table(head, rows):
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def parts():
+    importances = [
+        (f"`{name}`", summary(part), ", ".join(needs(part)), source(part))
+        for name, part in IMPORTANCES.items()
+    ]
+    statistics = [(f"`{name}`", text) for name, text in STATISTICS.items()]
+    allocations, schedules = (
+        [(f"`{name}`", summary(part), source(part)) for name, part in parts.items()]
+        for parts in (ALLOCATIONS, SCHEDULES)
+    )
+    regrowths = [
+        (f"`{name}`", f"`{part!r}`", summary(IMPORTANCES[part.grow]))
+        for name, part in REGROWTHS.items()
+    ]
+    return f"""# The parts by name
+
+Written by `python docs/tables.py` from the code. A name can be replaced by a function
+or an object of the same form; those with parameters are in `sklearn_sparse_nn.parts`.
+
+## `importance`: which weights matter
+
+{table(("name", "what it does", "needs", "source"), importances)}
+
+A function of your own takes the weight of a layer, of shape (out, in, ...), and by
+keyword-only names what it needs of these, gathered once at each event:
+
+{table(("name", "what it is"), statistics)}
+
+An object may have a method `update(weight, mask, *, ...) -> weight` that refits what
+lives, as `obs` does.
+
+## `allocation`: how the budget is split over layers
+
+{table(("name", "what it does", "source"), allocations)}
+
+## `schedule`: when how much is pruned
+
+{table(("name", "what it does", "source"), schedules)}
+
+## `regrow`: what grows for what dies
+
+{table(("name", "what it is", "what grows first"), regrowths)}
+
+{source(Regrow())}.
+"""
+
+
+def compatibility():
+    return f"""# What does not go together
+
+Written by `python docs/tables.py` from the rules that the code checks. Each pair is
+refused before any training, with an error that names both. Whatever is not listed may
+be combined.
+
+{compatibility_table()}
+"""
+
+
+def main():
+    (DOCS / "parts.md").write_text(parts())
+    (DOCS / "compatibility.md").write_text(compatibility())
+
+
+if __name__ == "__main__":
+    main()
