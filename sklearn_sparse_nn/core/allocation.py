@@ -522,7 +522,7 @@ def resolve_allocation(allocation: str | Allocation, budget: Budget) -> Allocati
         return below_threshold
     if isinstance(budget.sparsity, Mapping):
         return uniform
-    if isinstance(allocation, Bounded):
+    if isinstance(allocation, Bounded) and budget.kept() < budget.size():
         allocation.check(budget)
     return allocation
 

@@ -1,0 +1,6 @@
+"""Looking at what pruning did: honest controls and the sensitivity of layers."""
+
+from sklearn_sparse_nn.inspection.controls import controls
+from sklearn_sparse_nn.inspection.sensitivity import layer_sensitivity
+
+__all__ = ["controls", "layer_sensitivity"]
