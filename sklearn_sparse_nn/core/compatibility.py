@@ -41,6 +41,8 @@ class Parts:
         Those of them that are not Linear.
     needs : tuple of str
         Statistics that importance and regrowth ask for.
+    refits : bool
+        Whether the importance has an ``update``.
     falls : bool
         Whether the schedule lets weights live again.
     trained, frozen : bool
@@ -67,6 +69,7 @@ class Parts:
     n_weights: Mapping[str, int] = field(default_factory=dict)
     not_linear: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    refits: bool = False
     falls: bool = False
     trained: bool = True
     frozen: bool = False
@@ -294,7 +297,7 @@ RULES: tuple[Rule, ...] = (
         "gates and refitting both change what lives. Use one of them.",
         lambda p: _pair(
             _says_if(p, "penalty", p.penalty == "l0"),
-            _says_if(p, "importance", "hessian" in p.needs),
+            _says_if(p, "importance", p.refits),
         ),
     ),
     Rule(

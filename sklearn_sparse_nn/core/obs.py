@@ -83,16 +83,29 @@ class OBS(BaseEstimator):
         damped[:n_columns, :n_columns] = self._damped(hessian)
         bands = padded.reshape(-1, tall, padded.shape[1] // wide, wide)
         if bands.shape[2] == 1:  # whole neurons: what goes leaves nothing to refit
-            scores = ((padded @ damped) * padded).sum(1, keepdim=True)
-            return scores.expand(n_rows, n_columns)
+            by_row = ((padded @ damped) * padded).sum(1)
+            rises = [by_row.reshape(-1, tall).sum(1, keepdim=True)]
+        else:
+            rises = self._greedy(bands, damped, granularity)
+        scores = torch.cat(rises).repeat_interleave(tall, 0).repeat_interleave(wide, 1)
+        return scores[:n_rows, :n_columns]
+
+    def _greedy(
+        self, bands: Tensor, damped: Tensor, granularity: Granularity
+    ) -> list[Tensor]:
+        """Search each band, some of them at once; give the groups' rises."""
         inverse = torch.linalg.inv(damped)
         at_once = max(1, _CHUNK_BYTES // (8 * inverse.numel()))
         pattern = granularity if isinstance(granularity, NM) else None
-        rises = [
-            _remove_all(part, inverse, pattern) for part in torch.split(bands, at_once)
-        ]
-        scores = torch.cat(rises).repeat_interleave(tall, 0).repeat_interleave(wide, 1)
-        return scores[:n_rows, :n_columns]
+        parts = torch.split(bands, at_once)
+        try:
+            return [_remove_all(part, inverse, pattern) for part in parts]
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(
+                f"OBS(damping={self.damping!r}): the inputs of a layer depend on each "
+                "other so much that X'X cannot be inverted. Use more damping, such as "
+                "the default 0.01."
+            ) from error
 
     def update(self, weight: Tensor, mask: Tensor, *, hessian: Tensor) -> Tensor:
         """Refit the weights that live so that the layer's output changes least.

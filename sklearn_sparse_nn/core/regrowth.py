@@ -116,6 +116,7 @@ def swap(
     grow: Importance,
     granularity: Granularity,
     share: float,
+    n_alive: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Drop the least important living groups of every layer and grow as many others.
 
@@ -134,11 +135,13 @@ def swap(
         Which weights live or die together.
     share : float in [0, 1]
         Share of every layer's living groups to swap, rounded half up.
+    n_alive : mapping of layer name to int, optional
+        Weights of every layer that may live afterwards; None for as many as before.
 
     Returns
     -------
     masks : dict of layer name to bool Tensor
-        As many living weights in every layer as before; fewer by less than a group
+        As many living weights in every layer as may live; fewer by less than a group
         where groups differ in size.
 
     Examples
@@ -165,10 +168,11 @@ def swap(
     )
     swapped = {}
     for name, scores in pooled.items():
-        n_alive = int((sizes[name] > 0).sum())
-        n = min(n_pruned(share, n_alive), scores.numel() - n_alive)
-        keep = best(scores, n_alive - n)
-        room = int(sizes[name][~keep].sum())
+        n_living = int((sizes[name] > 0).sum())
+        n = min(n_pruned(share, n_living), scores.numel() - n_living)
+        keep = best(scores, n_living - n)
+        may_live = int(sizes[name].sum()) if n_alive is None else n_alive[name]
+        room = may_live - int(sizes[name][keep].sum())
         grown = _best_that_fit(
             wanted[name].masked_fill(keep, -torch.inf), full[name], room
         )
@@ -179,13 +183,14 @@ def swap(
 
 
 def _best_that_fit(scores: Tensor, sizes: Tensor, room: int) -> Tensor:
-    """Mark the longest run of best groups whose weights fit in `room`."""
+    """Mark the best groups whose weights fit in `room`; too large ones are left."""
     size = int(sizes.max())
     if int(sizes.min()) == size:
         return best(scores, room // size)
-    order = scores.reshape(-1).sort(descending=True, stable=True).indices
-    order = order[scores.reshape(-1)[order] > -torch.inf]
-    fits = sizes.reshape(-1)[order].cumsum(0) <= room
     marks = torch.zeros(scores.numel(), dtype=torch.bool)
-    marks[order[fits]] = True
+    order = scores.reshape(-1).sort(descending=True, stable=True).indices
+    for group in order.tolist():
+        if scores.reshape(-1)[group] > -torch.inf and sizes.reshape(-1)[group] <= room:
+            marks[group] = True
+            room -= int(sizes.reshape(-1)[group])
     return marks.reshape(scores.shape)

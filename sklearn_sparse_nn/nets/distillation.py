@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from skorch import NeuralNet
+from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,11 +70,15 @@ class Distill:
 
     def __enter__(self) -> "Distill":
         # On the object, not the class: `get_loss` may be anybody's.
+        self._before = self._net.__dict__.get("get_loss")
+        self._hard = self._net.get_loss
         self._net.__dict__["get_loss"] = self._loss
         return self
 
     def __exit__(self, *error: object) -> None:
         self._net.__dict__.pop("get_loss", None)
+        if self._before is not None:
+            self._net.__dict__["get_loss"] = self._before
 
     def _loss(
         self,
@@ -86,9 +90,7 @@ class Distill:
         **kwargs: Any,
     ) -> Tensor:
         net = self._net
-        hard = type(net).get_loss(
-            net, y_pred, y_true, X, *args, training=training, **kwargs
-        )
+        hard = self._hard(y_pred, y_true, X, *args, training=training, **kwargs)
         if not training:
             return hard
         own = net.module_
@@ -106,9 +108,12 @@ class Distill:
         if isinstance(criterion, _REGRESSIONS):
             return criterion(given, wanted)
         if isinstance(criterion, nn.BCEWithLogitsLoss):
+            entropy = functional.binary_cross_entropy_with_logits
             target = torch.sigmoid(wanted / T)
-            return T**2 * functional.binary_cross_entropy_with_logits(given / T, target)
-        if isinstance(criterion, nn.NLLLoss):  # skorch gives it probabilities
+            own = entropy(wanted / T, target)
+            return T**2 * (entropy(given / T, target) - own)
+        probabilities = isinstance(self._net, NeuralNetClassifier)
+        if isinstance(criterion, nn.NLLLoss) and probabilities:
             eps = torch.finfo(given.dtype).eps
             given, wanted = (given + eps).log(), (wanted + eps).log()
         student = functional.log_softmax(given / T, dim=1)

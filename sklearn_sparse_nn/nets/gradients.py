@@ -26,7 +26,7 @@ def mean_gradient(sample: Sample) -> dict[str, Tensor]:
     with torch.enable_grad():
         for X, y, n in sample.batches():
             for name, grad in _gradients(sample, sample.loss(X, y)).items():
-                total[name] += n * grad
+                total[name] += (n if sample.averages else 1) * grad
             n_rows += n
     return {name: value / n_rows for name, value in total.items()}
 
@@ -55,7 +55,7 @@ def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
             )
             if product.requires_grad:
                 for name, value in _gradients(sample, product.sum()).items():
-                    total[name] += n * value
+                    total[name] += (n if sample.averages else 1) * value
             n_rows += n
     return {name: value / n_rows for name, value in total.items()}
 
@@ -63,7 +63,8 @@ def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
 def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
     """Average the squared gradient of each row's own loss.
 
-    Row by row where a layer is not Linear or sees a row more than once; else at once:
+    Row by row where a layer is not Linear or sees a row more than once, or the loss has
+    weights or terms of its own; else at once:
     a row's gradient is then the outer product of slopes and inputs, and so is its
     square.
 
@@ -89,14 +90,10 @@ def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
 
 
 def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
-    reduction = getattr(sample.net.criterion_, "reduction", "mean")
-    linear = all(
-        isinstance(layer.module, nn.Linear) for layer in sample.layers.values()
-    )
-    if not linear or reduction not in ("mean", "sum"):
+    if not _separable(sample):
         return None
     total, n_rows = _zeros(sample), 0
-    with torch.enable_grad(), Calls(sample.layers) as calls:
+    with torch.enable_grad(), Calls(sample.net.module_, sample.layers) as calls:
         for X, y, n in sample.batches():
             calls.seen.clear()
             loss = sample.loss(X, y)
@@ -106,12 +103,23 @@ def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
                 *[calls.seen[name][0] for name in sample.layers], strict=True
             )
             slopes = torch.autograd.grad(loss, outputs, allow_unused=True)
-            scale = n if reduction == "mean" else 1
+            scale = n if sample.averages else 1
             for name, x, slope in zip(sample.layers, inputs, slopes, strict=True):
                 if slope is not None:
                     total[name] += (scale * slope).square().T @ x.square()
             n_rows += n
     return {name: value / n_rows for name, value in total.items()}
+
+
+def _separable(sample: Sample) -> bool:
+    """Tell whether a batch's loss is known to be a mean or sum of its rows' losses."""
+    criterion = sample.net.criterion_
+    plain = type(sample.net).get_loss.__module__.startswith("skorch.")
+    by_row = getattr(criterion, "reduction", "mean") in ("mean", "sum")
+    weighted = getattr(criterion, "weight", None) is not None
+    modules = [layer.module for layer in sample.layers.values()]
+    linear = all(isinstance(module, nn.Linear) for module in modules)
+    return linear and plain and by_row and not weighted
 
 
 def _by_row(calls: list[tuple[Tensor, Tensor]], n_rows: int) -> bool:

@@ -13,7 +13,14 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sklearn_sparse_nn.exceptions import UnknownNameError
 
-__all__ = ["PrunableLayer", "as_sparse", "match_layers", "prunable_layers"]
+__all__ = [
+    "PrunableLayer",
+    "as_sparse",
+    "is_prunable",
+    "match_layers",
+    "prunable_layers",
+    "zero_mask",
+]
 
 _PRUNABLE = (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
 _INPUTS_FIRST = (nn.Embedding, nn.EmbeddingBag, _ConvTransposeNd)
@@ -48,6 +55,26 @@ class PrunableLayer:
         return tensor.transpose(0, 1) if self.inputs_first else tensor
 
 
+def is_prunable(module: nn.Module) -> bool:
+    """Tell whether a module's weight can be pruned.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Any.
+
+    Returns
+    -------
+    prunable : bool
+
+    Examples
+    --------
+    >>> is_prunable(nn.Linear(2, 3)), is_prunable(nn.LayerNorm(3))
+    (True, False)
+    """
+    return isinstance(module, _PRUNABLE)
+
+
 def prunable_layers(module: nn.Module) -> dict[str, PrunableLayer]:
     """Find the Linear, Conv and Embedding weights of a module; never a norm or bias.
 
@@ -76,7 +103,7 @@ def prunable_layers(module: nn.Module) -> dict[str, PrunableLayer]:
     layers: dict[str, PrunableLayer] = {}
     seen: set[int] = set()
     for path, child in module.named_modules():
-        if not isinstance(child, _PRUNABLE):
+        if not is_prunable(child):
             continue
         name = path or type(child).__name__.lower()
         weight = child._parameters.get("weight")

@@ -4,15 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from sklearn_sparse_nn.nets.activations import copy_module
 from sklearn_sparse_nn.nets.layers import prunable_layers
-from sklearn_sparse_nn.nets.modules import ELEMENTWISE, NORMS, OUTPUTS, Standardize
+from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
 from sklearn_sparse_nn.nets.sampling import Sample
 
 __all__ = ["path_mass_slopes"]
 
-_THROUGH = (Standardize, nn.BatchNorm2d, *NORMS.values(), *ELEMENTWISE, *OUTPUTS)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_THROUGH = (Standardize, *_NORMS, *ELEMENTWISE, *OUTPUTS)
 
 
 def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
@@ -54,16 +56,15 @@ def _linearized(module: nn.Module) -> nn.Module:
     if isinstance(copy, _THROUGH):
         return nn.Identity()
     for parent in list(copy.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # one may come twice
             if isinstance(child, _THROUGH):
-                setattr(parent, name, nn.Identity())
-    weights = {id(layer.weight) for layer in prunable_layers(copy).values()}
+                parent._modules[name] = nn.Identity()
     with torch.no_grad():
-        for parameter in copy.parameters():
-            if id(parameter) in weights:
-                parameter.abs_()
-            else:
+        for name, parameter in copy.named_parameters():
+            if name.split(".")[-1].startswith("bias"):
                 parameter.zero_()
+            else:
+                parameter.abs_()
     return copy
 
 

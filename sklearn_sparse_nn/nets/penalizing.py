@@ -33,9 +33,9 @@ class Penalty(Callback):
 
     The fraction that is aimed at rises evenly from what is zero now. While less is
     zero, the strength grows at a rate in proportion to what is missing; while enough
-    is, it falls and nothing is pushed. It is measured by what training itself does in
-    a step and never exceeds it: a stronger push would close everything, important or
-    not. What is missing in the end is left to the pruning event.
+    is, it falls, and clearly enough is not pushed. It is measured by what training itself does in a step and never
+    exceeds it: a stronger push would close everything, important or not. What is
+    missing in the end is left to the pruning event.
 
     Use as a context manager around training; nothing of it stays behind.
 
@@ -50,6 +50,8 @@ class Penalty(Callback):
     """
 
     strength = 0.05
+    #: How much more than enough may be zero before nothing is pushed.
+    slack = 0.0
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Penalty(Callback):
 
     def stop(self) -> None:
         """Push no more; the same as the end of the context."""
+        self._restore()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -84,15 +87,19 @@ class Penalty(Callback):
 
     def aim(self, fraction: float, n_steps: int) -> None:
         """Aim at this fraction of zeros after so many steps from now."""
-        self._from, self._to = self._found(), fraction
+        self._from, self._to = min(self._found(), fraction), fraction
         self._step, self._n_steps = 0, max(n_steps, 1)
 
     def _found(self) -> float:
-        """Give the fraction that is zero by now."""
-        alive = sum(
-            int(torch.count_nonzero(layer.weight)) for layer in self._layers.values()
-        )
+        """Give the fraction that is zero now."""
+        return self._zeros(layer.weight for layer in self._layers.values())
+
+    def _zeros(self, weights: Iterable[Tensor]) -> float:
+        alive = sum(int(torch.count_nonzero(weight)) for weight in weights)
         return 1 - alive / self._size
+
+    def _restore(self) -> None:
+        """Put back weights that are, for a while, something else."""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -105,13 +112,13 @@ class Penalty(Callback):
     def after_step(self, *_: Any) -> None:
         """Push, or do not (torch calls this after an optimizer's step)."""
 
-    def _push(self, most: float) -> float:
-        """Give this step's push, at most `most`, 0 where enough is zero."""
+    def _push(self, found: float, most: float) -> float:
+        """Give this step's push, at most `most`, for the fraction that is zero."""
         self._step += 1
         progress = min(1.0, self._step / self._n_steps)
-        missing = self._from + progress * (self._to - self._from) - self._found()
+        missing = self._from + progress * (self._to - self._from) - found
         self.strength = min(1.0, self.strength * math.exp(_GAIN * missing))
-        return self.strength * most if missing > 0 else 0.0
+        return self.strength * most if missing > -self.slack else 0.0
 
 
 class L1Penalty(Penalty):
@@ -120,6 +127,8 @@ class L1Penalty(Penalty):
     A step takes from a weight at most the root mean square of what the optimizer's
     step has just changed.
     """
+
+    slack = 0.05  # without a push, what is zero moves off at the next step
 
     def __enter__(self) -> "L1Penalty":
         super().__enter__()
@@ -137,12 +146,11 @@ class L1Penalty(Penalty):
         """Take a proximal step (torch calls this after an optimizer's step)."""
         weights = [layer.weight for layer in self._layers.values()]
         changes = [w - b for w, b in zip(weights, self._before, strict=True)]
-        push = self._push(_root_mean_square(changes))
-        if push:
-            for layer in self._layers.values():
-                turned = layer.turned(layer.weight)
-                small = shrink(turned, push, self._granularity)
-                layer.weight.copy_(layer.turned(small))
+        # Zeros as the last push left them: a step moves each of them a little.
+        push = self._push(self._zeros(self._before), _root_mean_square(changes))
+        for layer in self._layers.values():
+            small = shrink(layer.turned(layer.weight), push, self._granularity)
+            layer.weight.copy_(layer.turned(small))
 
 
 class L0Penalty(Penalty):
@@ -163,7 +171,8 @@ class L0Penalty(Penalty):
     def __init__(self, *args: Any, seed: int) -> None:
         super().__init__(*args)
         self._generator = torch.Generator().manual_seed(seed)
-        self._sizes = {name: self._pool(layer) for name, layer in self._layers.items()}
+        self._sizes = self._group_sizes(alive=False)
+        self._living = self._sizes
         self._gates = {
             name: torch.full(sizes.shape, _OPEN).to(self._layers[name].weight)
             for name, sizes in self._sizes.items()
@@ -174,17 +183,27 @@ class L0Penalty(Penalty):
         self._drawn: dict[str, Tensor] = {}
         self._own: dict[str, Tensor] = {}
 
-    def _pool(self, layer: PrunableLayer) -> Tensor:
-        """Count the weights of every group."""
-        weight = layer.turned(layer.weight.detach())
-        everywhere = torch.ones(weight.shape, dtype=torch.bool)
-        pooled = self._granularity.pool(weight)
-        return group_sizes(self._granularity, pooled, everywhere).to(weight)
+    def _group_sizes(self, *, alive: bool) -> dict[str, Tensor]:
+        """Count the weights of every group, or those of them that are not zero."""
+        sizes = {}
+        for name, layer in self._layers.items():
+            weight = layer.turned(layer.weight.detach())
+            counted = (weight != 0).cpu() if alive else torch.ones(weight.shape) > 0
+            pooled = self._granularity.pool(weight)
+            found = group_sizes(self._granularity, pooled, counted)
+            sizes[name] = found.to(weight)
+        return sizes
+
+    def aim(self, fraction: float, n_steps: int) -> None:
+        """Aim at this fraction of zeros after so many steps from now."""
+        self._living = self._group_sizes(alive=True)
+        super().aim(fraction, n_steps)
 
     def _found(self) -> float:
+        """Give the fraction that is zero, as far as gates are expected to be shut."""
         alive = sum(
-            float((chance_alive(self._gates[name].detach()) * sizes).sum())
-            for name, sizes in self._sizes.items()
+            float((chance_alive(self._gates[name].detach()) * living).sum())
+            for name, living in self._living.items()
         )
         return 1 - alive / self._size
 
@@ -211,9 +230,11 @@ class L0Penalty(Penalty):
             if grad is None:
                 slopes.append(torch.zeros_like(self._drawn[name]))
                 continue
-            mean = self._granularity.pool(layer.turned(grad * self._own[name]))
+            by_weight = grad.to_dense() * self._own[name]
+            mean = self._granularity.pool(layer.turned(by_weight))
             slopes.append(mean * self._sizes[name])
-            grad.mul_(self._spread(layer, self._drawn[name].detach()))
+            gates = self._spread(layer, self._drawn[name].detach())
+            layer.weight.grad = grad * gates
         self._restore()
         self._learn(slopes)
 
@@ -224,7 +245,7 @@ class L0Penalty(Penalty):
     def _learn(self, slopes: list[Tensor]) -> None:
         gates = list(self._gates.values())
         chances = [chance_alive(gate) for gate in gates]
-        push = self._push(_root_mean_square(slopes))
+        push = self._push(self._found(), _root_mean_square(slopes))
         outputs = [*self._drawn.values(), *chances]
         pushes = [torch.full_like(chance, push) for chance in chances]
         grads = torch.autograd.grad(outputs, gates, [*slopes, *pushes])
@@ -245,6 +266,9 @@ class L0Penalty(Penalty):
         """Make the weights, for good, what they are for prediction."""
         self._put(self._mean())
         self._own.clear()
+        with torch.no_grad():
+            for gates in self._gates.values():
+                gates.fill_(torch.inf)  # wide open
 
     def _mean(self) -> dict[str, Tensor]:
         return {name: mean_gate(gates.detach()) for name, gates in self._gates.items()}
@@ -255,12 +279,14 @@ class L0Penalty(Penalty):
 
     @torch.no_grad()
     def _put(self, gates: Mapping[str, Tensor]) -> None:
+        self._restore()  # after a step that did not come to its end
         for name, layer in self._layers.items():
             self._own[name] = layer.weight.detach().clone()
             layer.weight.mul_(self._spread(layer, gates[name].detach()))
 
     @torch.no_grad()
     def _restore(self) -> None:
+        """Put back weights that are, for a while, something else."""
         for name, weight in self._own.items():
             self._layers[name].weight.copy_(weight)
         self._own.clear()

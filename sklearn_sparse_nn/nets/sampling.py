@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_sparse_nn.nets.activations import private_twin
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
-__all__ = ["Calls", "Sample", "sample_rows"]
+__all__ = ["Calls", "Sample", "sample_rows", "sharing"]
 
 
 class Sample:
@@ -41,15 +41,27 @@ class Sample:
         self.net = private_twin(net)
         self.net.__dict__["rows_at_once"] = 1  # no empty rows in sums
         self.net.module_.eval()
+        _unfreeze(self.net.module_)
         own = prunable_layers(self.net.module_)
         self.layers = {name: own[name] for name in layers}
         self._rows = rows
 
+    @property
+    def averages(self) -> bool:
+        """Whether the loss of a batch is the mean over its rows, and not the sum."""
+        return getattr(self.net.criterion_, "reduction", "mean") == "mean"
+
     def batches(self, size: int | None = None) -> Iterator[tuple[Any, Any, int]]:
         """Give inputs, targets and number of rows of each batch."""
-        if size is not None:
-            self.net.__dict__["iterator_valid__batch_size"] = size
-        for batch in self.net.get_iterator(self._rows, training=False):
+        given = {} if size is None else {"iterator_valid__batch_size": size}
+        settings = self.net.__dict__
+        before = settings.copy()
+        settings.update(given)
+        iterator = self.net.get_iterator(self._rows, training=False)
+        for name in given:
+            settings.pop(name)
+        settings.update({name: before[name] for name in given if name in before})
+        for batch in iterator:
             X, y = unpack_data(batch)
             yield X, y, len(y)
 
@@ -63,8 +75,11 @@ class Calls:
 
     Parameters
     ----------
+    module : nn.Module
+        A private copy.
     layers : mapping of name to PrunableLayer
-        Layers of a private copy.
+        Layers of it. A layer of the same kind that shares a weight is heard under the
+        name of the first.
 
     Attributes
     ----------
@@ -72,13 +87,13 @@ class Calls:
         A pair for each call since it was last cleared.
     """
 
-    def __init__(self, layers: Mapping[str, PrunableLayer]) -> None:
-        self._layers = layers
+    def __init__(self, module: nn.Module, layers: Mapping[str, PrunableLayer]) -> None:
+        self._names = sharing(module, layers)
         self._hooks: list[Any] = []
         self.seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def __enter__(self) -> "Calls":
-        for name, layer in self._layers.items():
+        for module, name in self._names.items():
 
             def hear(
                 _: Any, args: Any, kwargs: Any, output: Tensor, name: str = name
@@ -88,13 +103,52 @@ class Calls:
                 # An activation that works in place shall not change what was heard.
                 return output.clone()
 
-            hook = layer.module.register_forward_hook(hear, with_kwargs=True)
+            hook = module.register_forward_hook(hear, with_kwargs=True)
             self._hooks.append(hook)
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
+
+
+def sharing(
+    module: nn.Module, layers: Mapping[str, PrunableLayer]
+) -> dict[nn.Module, str]:
+    """Find the modules that use the layers' weights: more than one where it is tied.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The whole net.
+    layers : mapping of name to PrunableLayer
+        Some of its layers.
+
+    Returns
+    -------
+    names : dict of module to layer name
+        Modules of the same kind that share a weight have one name.
+    """
+    names = {
+        (type(layer.module), id(layer.weight)): name for name, layer in layers.items()
+    }
+    found = {}
+    for child in module.modules():
+        weight = child._parameters.get("weight")
+        name = names.get((type(child), id(weight)))
+        if name is not None:
+            found[child] = name
+    return found
+
+
+def _unfreeze(module: nn.Module) -> None:
+    """Let every weight of a private copy have a slope, sharing what is in it."""
+    free: dict[int, nn.Parameter] = {}
+    for child in module.modules():
+        for name, parameter in child._parameters.items():
+            if parameter is not None and not parameter.requires_grad:
+                twin = free.setdefault(id(parameter), nn.Parameter(parameter.detach()))
+                child._parameters[name] = twin
 
 
 def sample_rows(dataset: Any, n_rows: int | None, generator: torch.Generator) -> Any:

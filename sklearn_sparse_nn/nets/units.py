@@ -8,12 +8,17 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sklearn_sparse_nn.nets.activations import first_outputs, private_twin, rows_run
-from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
-from sklearn_sparse_nn.nets.sampling import Calls, Sample
+from sklearn_sparse_nn.nets.layers import (
+    PrunableLayer,
+    is_prunable,
+    prunable_layers,
+)
+from sklearn_sparse_nn.nets.modules import ELEMENTWISE
+from sklearn_sparse_nn.nets.sampling import Calls, Sample, sharing
 
 __all__ = ["input_gram", "input_norms", "uses_per_row", "zero_fractions"]
 
-_PASS_ON = (nn.Dropout, nn.Identity, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+_NO_ACTIVATION = (nn.Dropout, nn.Identity)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -33,7 +38,7 @@ def input_norms(sample: Sample) -> dict[str, Tensor]:
         each time that they are looked up.
     """
     squares: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
-    with torch.no_grad(), Calls(sample.layers) as calls:
+    with torch.no_grad(), Calls(sample.net.module_, sample.layers) as calls:
         for X, _, _ in sample.batches():
             calls.seen.clear()
             sample.net.infer(X)
@@ -74,7 +79,7 @@ def input_gram(sample: Sample) -> dict[str, Tensor]:
         name: torch.zeros(2 * layer.weight.shape[1:], dtype=torch.float64)
         for name, layer in sample.layers.items()
     }
-    with torch.no_grad(), Calls(sample.layers) as calls:
+    with torch.no_grad(), Calls(sample.net.module_, sample.layers) as calls:
         for X, _, _ in sample.batches():
             calls.seen.clear()
             sample.net.infer(X)
@@ -137,7 +142,7 @@ def uses_per_row(net: NeuralNet, X: Any) -> dict[str, int]:
     """
     twin = private_twin(net)
     layers = prunable_layers(twin.module_)
-    with torch.no_grad(), Calls(layers) as calls:
+    with torch.no_grad(), Calls(twin.module_, layers) as calls:
         n_rows = rows_run(net, len(first_outputs(twin, X)))
     uses = {}
     for name, layer in layers.items():
@@ -163,10 +168,11 @@ def _beside_weight(layer: PrunableLayer, by_input: Tensor) -> Tensor:
     """Shape values of a layer's inputs so that they broadcast against its weight."""
     shape = layer.turned(layer.weight).shape
     groups = getattr(layer.module, "groups", 1)
+    turned = isinstance(layer.module, _ConvTransposeNd)
     if by_input.ndim == 0:  # a layer that was never called
-        by_input = by_input.expand(shape[1] * groups)
+        by_input = by_input.expand(shape[1] * (1 if turned else groups))
     by_group = by_input.reshape(1, -1)
-    if groups > 1 and not isinstance(layer.module, _ConvTransposeNd):
+    if groups > 1 and not turned:
         by_group = by_input.reshape(groups, -1)
         by_group = by_group.repeat_interleave(shape[0] // groups, 0)
     return by_group.reshape(*by_group.shape, *[1] * (len(shape) - 2))
@@ -191,7 +197,7 @@ class _Followed:
     """Follows what layers give through the modules that take it, one after another."""
 
     def __init__(self, sample: Sample) -> None:
-        self._layers = {layer.module: name for name, layer in sample.layers.items()}
+        self._layers = sharing(sample.net.module_, sample.layers)
         self._module = sample.net.module_
         self._hooks: list[Any] = []
         #: Layer name, its units' values as far as followed, whether activated.
@@ -215,7 +221,16 @@ class _Followed:
         inputs = args[0] if args else next(iter(kwargs.values()), None)
         for i, (name, values, activated) in enumerate(self.units):
             if values is inputs and torch.is_tensor(output):
-                if output.shape == values.shape:
-                    activates = not isinstance(module, _PASS_ON)
-                    self.units[i] = name, output, activated or activates
+                if output.shape == values.shape and not is_prunable(module):
+                    self.units[i] = name, output, activated or _activates(module)
                 return
+
+
+def _activates(module: nn.Module) -> bool:
+    """Tell an activation from a norm, a dropout or the like."""
+    if isinstance(module, _NO_ACTIVATION):
+        return False
+    home = type(module).__module__
+    if home.startswith("torch.nn.") and not isinstance(module, ELEMENTWISE):
+        return home == "torch.nn.modules.activation"
+    return not any(True for _ in module.parameters())  # of ours, or of the user's

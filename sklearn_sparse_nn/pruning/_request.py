@@ -99,7 +99,11 @@ class Request:
         return refit(self.weights, stats, masks, importance=self.importance)
 
     def swap(
-        self, share: float, masks: Mapping[str, Tensor], stats: Mapping[str, Any]
+        self,
+        share: float,
+        masks: Mapping[str, Tensor],
+        stats: Mapping[str, Any],
+        n_alive: Mapping[str, int],
     ) -> dict[str, Tensor]:
         """Let a share of what lives die and as much grow, in every layer."""
         if self.grow is None:
@@ -112,6 +116,7 @@ class Request:
             grow=self.grow,
             granularity=self.granularity,
             share=share,
+            n_alive=n_alive,
         )
 
     def zeros_at(self, share: float) -> float:
@@ -239,6 +244,7 @@ def _parts(pruner: Any, request: Request, sparsity: Any, frozen: bool) -> Parts:
         rewind=pruner.rewind,
         distill=request.distill.weight,
         n_weights=request.budget.n_weights,
+        refits=hasattr(request.importance, "update"),
         not_linear=tuple(
             name for name, layer in layers if not isinstance(layer.module, nn.Linear)
         ),

@@ -59,6 +59,9 @@ class Surgery:
         self._open = ExitStack()
         self._movement: Movement | None = None
         self._penalty: Penalty | None = None
+        # What lives in each layer since the share last changed: swaps keep to it.
+        self._share = 0.0
+        self._n_alive: dict[str, int] = {}
         self._initial: dict[str, Tensor] = {}
         if "initial" in request.needs:
             self._initial = {
@@ -107,10 +110,10 @@ class Surgery:
         if penalty is None:
             self._holder.hold(self._decide(event))
             return
-        if following is None:
-            penalty.fold()
         with penalty.shown():
             masks = self._decide(event)
+        if following is None:
+            penalty.fold()
         self._holder.hold(masks)
         if following is None:
             penalty.stop()
@@ -132,8 +135,11 @@ class Surgery:
             for name, weight in request.refit(masks, stats).items():
                 layer = request.layers[name]
                 layer.weight.copy_(layer.turned(weight))
+        if event.share != self._share:
+            self._share = event.share
+            self._n_alive = {name: int(mask.sum()) for name, mask in masks.items()}
         if event.swap:
-            masks = request.swap(event.swap, masks, stats)
+            masks = request.swap(event.swap, masks, stats, self._n_alive)
         return masks
 
     def _statistics(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@ import inspect
 import pickle
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,97 +10,49 @@ from hypothesis import strategies as st
 from sklearn_sparse_nn.core.importance import (
     IMPORTANCES,
     STATISTICS,
-    magnitude,
-    magnitude_l2,
     needs,
-    random,
     resolve_importance,
 )
+from sklearn_sparse_nn.core.obs import OBS
+from sklearn_sparse_nn.core.scores import magnitude
 from sklearn_sparse_nn.exceptions import UnknownNameError
-from tests.core.strategies import explore, seeds, weight_tensors
+from tests.core.strategies import explore
+
+NEEDS = {
+    "magnitude": (),
+    "magnitude_l2": (),
+    "random": ("generator",),
+    "gradient": ("grad",),
+    "snip": ("grad",),
+    "taylor": ("grad",),
+    "grasp": ("hessian_grad",),
+    "synflow": ("path_grad",),
+    "movement": ("movement",),
+    "fisher": ("grad_sq",),
+    "wanda": ("input_norm",),
+    "apoz": ("activation_zeros",),
+    "obs": ("hessian", "granularity"),
+    "fpgm": (),
+}
 
 
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+def test_needs_of_the_named_importances():
+    assert {name: needs(part) for name, part in IMPORTANCES.items()} == NEEDS
 
 
-@explore
-@given(weight_tensors())
-def test_magnitude_is_the_absolute_value(weight):
-    expected = np.abs(weight.numpy())
-    np.testing.assert_array_equal(magnitude(weight).numpy(), expected)
+def test_an_update_names_its_own_needs():
+    assert needs(OBS().update) == ("hessian",)
 
 
-@explore
-@given(weight_tensors())
-def test_magnitude_l2_is_the_square(weight):
-    expected = weight.numpy() ** 2
-    np.testing.assert_array_equal(magnitude_l2(weight).numpy(), expected)
+def test_a_statistic_with_a_default_is_still_a_need():
+    def either(weight, *, grad=None):
+        return weight.abs()
+
+    assert needs(either) == ("grad",)
 
 
-@explore
-@given(weight_tensors())
-def test_magnitude_l2_ranks_single_weights_as_magnitude_does(weight):
-    by_l1 = magnitude(weight).reshape(-1).argsort(stable=True)
-    by_l2 = magnitude_l2(weight).reshape(-1).argsort(stable=True)
-    assert by_l1.tolist() == by_l2.tolist()
-
-
-@explore
-@given(weight_tensors(), st.sampled_from(sorted(IMPORTANCES)))
-def test_scores_have_the_shape_of_the_weight(weight, name):
-    stats = {need: seeded(0) for need in needs(IMPORTANCES[name])}
-    assert IMPORTANCES[name](weight, **stats).shape == weight.shape
-
-
-@explore
-@given(weight_tensors(), st.sampled_from(sorted(IMPORTANCES)))
-def test_scoring_leaves_the_weight_alone(weight, name):
-    before = weight.clone()
-    stats = {need: seeded(0) for need in needs(IMPORTANCES[name])}
-    IMPORTANCES[name](weight, **stats)
-    assert torch.equal(weight, before)
-
-
-@explore
-@given(weight_tensors(), seeds)
-def test_random_scores_depend_on_the_generator_alone(weight, seed):
-    scores = random(weight, generator=seeded(seed))
-    others = random(torch.full_like(weight, 7.0), generator=seeded(seed))
-    assert torch.equal(scores, others)
-
-
-def test_random_scores_differ_between_seeds():
-    weight = torch.ones(3, 4)
-    scores = random(weight, generator=seeded(0))
-    assert not torch.equal(scores, random(weight, generator=seeded(1)))
-
-
-def test_random_scores_advance_the_generator():
-    weight, generator = torch.ones(3, 4), seeded(0)
-    first = random(weight, generator=generator)
-    assert not torch.equal(first, random(weight, generator=generator))
-
-
-def test_random_scores_leave_the_global_generator_alone():
-    before = torch.get_rng_state()
-    random(torch.ones(3, 4), generator=seeded(0))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@explore
-@given(weight_tensors(), seeds)
-def test_random_scores_lie_between_zero_and_one(weight, seed):
-    scores = random(weight, generator=seeded(seed)).numpy()
-    assert ((scores >= 0) & (scores < 1)).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("magnitude", ()), ("magnitude_l2", ()), ("random", ("generator",))],
-)
-def test_needs_of_the_named_importances(name, expected):
-    assert needs(IMPORTANCES[name]) == expected
+def test_a_statistic_bound_beforehand_is_no_need():
+    assert needs(partial(IMPORTANCES["snip"], grad=torch.ones(1, 1))) == ()
 
 
 def test_an_option_with_a_default_is_no_need():
@@ -158,9 +109,14 @@ def test_a_misspelt_need_gets_a_suggestion():
         resolve_importance(noisy)
 
 
-@pytest.mark.parametrize("name", sorted(IMPORTANCES))
+@pytest.mark.parametrize("name", sorted(set(IMPORTANCES) - {"obs"}))
 def test_a_name_resolves_to_its_function(name):
     assert resolve_importance(name) is IMPORTANCES[name]
+
+
+def test_options_of_a_resolved_object_are_its_own():
+    resolve_importance("obs").set_params(damping=7.0)
+    assert IMPORTANCES["obs"].damping == 0.01
 
 
 def test_a_function_resolves_to_itself():
