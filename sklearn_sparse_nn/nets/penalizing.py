@@ -33,9 +33,9 @@ class Penalty(Callback):
 
     The fraction that is aimed at rises evenly from what is zero now. While less is
     zero, the strength grows at a rate in proportion to what is missing; while enough
-    is, it falls, and clearly enough is not pushed. It is measured by what training itself does in a step and never
-    exceeds it: a stronger push would close everything, important or not. What is
-    missing in the end is left to the pruning event.
+    is, it falls, and clearly enough is not pushed. It is measured by what training
+    itself does in a step and never exceeds it: a stronger push would close everything,
+    important or not. What is missing in the end is left to the pruning event.
 
     Use as a context manager around training; nothing of it stays behind.
 
