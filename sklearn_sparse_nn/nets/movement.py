@@ -1,11 +1,10 @@
 """How far training has moved the weights, summed up while it goes on."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import Callback
 from torch import Tensor
 
 from sklearn_sparse_nn.nets.layers import PrunableLayer
@@ -13,15 +12,13 @@ from sklearn_sparse_nn.nets.layers import PrunableLayer
 __all__ = ["Movement"]
 
 
-class Movement(Callback):
-    """Sums ``-g * w`` over training steps.
+class Movement:
+    """Sums ``-g * w`` over the backward passes of training.
 
     Use as a context manager around training; nothing of it stays behind.
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-        Initialized.
     layers : mapping of name to PrunableLayer
         The layers to watch.
 
@@ -31,27 +28,27 @@ class Movement(Callback):
         The sums so far.
     """
 
-    def __init__(self, net: NeuralNet, layers: Mapping[str, PrunableLayer]) -> None:
-        self._net = net
+    def __init__(self, layers: Mapping[str, PrunableLayer]) -> None:
         self._layers = layers
+        self._hooks: list[Any] = []
         self.total: dict[str, Tensor] = {
             name: torch.zeros_like(layer.turned(layer.weight.detach()))
             for name, layer in layers.items()
         }
 
     def __enter__(self) -> "Movement":
-        # Last: after masks have made the gradients of what is dead zero.
-        self._net.callbacks_.append(("movement", self))
+        for name, layer in self._layers.items():
+            if layer.weight.requires_grad:
+                hook = layer.weight.register_hook(partial(self._add, name))
+                self._hooks.append(hook)
         return self
 
     def __exit__(self, *error: object) -> None:
-        callbacks = self._net.callbacks_
-        callbacks[:] = [item for item in callbacks if item[1] is not self]
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
     @torch.no_grad()
-    def on_grad_computed(self, net: NeuralNet, *args: Any, **kwargs: Any) -> None:
-        """Add a step's share (skorch calls this)."""
-        for name, layer in self._layers.items():
-            if layer.weight.grad is not None:
-                step = layer.weight.grad.to_dense() * layer.weight
-                self.total[name] -= layer.turned(step)
+    def _add(self, name: str, grad: Tensor) -> None:
+        layer = self._layers[name]
+        self.total[name] -= layer.turned(grad.to_dense() * layer.weight)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,12 +66,11 @@ class Penalty(Callback):
         self._hooks: list[Any] = []
         self._from = self._to = 0.0
         self._step, self._n_steps = 0, 1
+        self._push = 0.0
         self._size = sum(layer.weight.numel() for layer in layers.values())
 
     def __enter__(self) -> "Penalty":
         self._net.callbacks_.insert(0, ("penalty", self))
-        for optimizer in optimizers(self._net):
-            self._hooks.append(optimizer.register_step_post_hook(self.after_step))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -92,9 +92,7 @@ class Penalty(Callback):
 
     def _found(self) -> float:
         """Give the fraction that is zero now."""
-        return self._zeros(layer.weight for layer in self._layers.values())
-
-    def _zeros(self, weights: Iterable[Tensor]) -> float:
+        weights = [layer.weight for layer in self._layers.values()]
         alive = sum(int(torch.count_nonzero(weight)) for weight in weights)
         return 1 - alive / self._size
 
@@ -109,16 +107,25 @@ class Penalty(Callback):
     def fold(self) -> None:
         """Make the weights, for good, what they are for prediction."""
 
-    def after_step(self, *_: Any) -> None:
-        """Push, or do not (torch calls this after an optimizer's step)."""
-
-    def _push(self, found: float, most: float) -> float:
-        """Give this step's push, at most `most`, for the fraction that is zero."""
+    def on_batch_begin(
+        self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
+    ) -> None:
+        """Set the strength by what is missing (skorch calls this)."""
+        if not training:
+            return
         self._step += 1
         progress = min(1.0, self._step / self._n_steps)
-        missing = self._from + progress * (self._to - self._from) - found
+        missing = self._from + progress * (self._to - self._from) - self._found()
         self.strength = min(1.0, self.strength * math.exp(_GAIN * missing))
-        return self.strength * most if missing > -self.slack else 0.0
+        self._push = self.strength if missing > -self.slack else 0.0
+
+    def _trained(self) -> dict[str, PrunableLayer]:
+        """Give the layers that nobody has frozen."""
+        layers = self._layers.items()
+        return {name: layer for name, layer in layers if layer.weight.requires_grad}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Callback, ()  # a checkpoint of the whole net holds no penalty
 
 
 class L1Penalty(Penalty):
@@ -133,24 +140,31 @@ class L1Penalty(Penalty):
     def __enter__(self) -> "L1Penalty":
         super().__enter__()
         for optimizer in optimizers(self._net):
-            self._hooks.append(optimizer.register_step_pre_hook(self.before_step))
+            self._hooks += [
+                optimizer.register_step_pre_hook(self.before_step),
+                optimizer.register_step_post_hook(self.after_step),
+            ]
         return self
 
     @torch.no_grad()
-    def before_step(self, *_: Any) -> None:
+    def before_step(self, optimizer: Any, *_: Any) -> None:
         """Remember the weights (torch calls this before an optimizer's step)."""
-        self._before = [layer.weight.clone() for layer in self._layers.values()]
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._before = [
+            (layer, layer.weight.clone())
+            for layer in self._trained().values()
+            if id(layer.weight) in own
+        ]
 
     @torch.no_grad()
     def after_step(self, *_: Any) -> None:
         """Take a proximal step (torch calls this after an optimizer's step)."""
-        weights = [layer.weight for layer in self._layers.values()]
-        changes = [w - b for w, b in zip(weights, self._before, strict=True)]
-        # Zeros as the last push left them: a step moves each of them a little.
-        push = self._push(self._zeros(self._before), _root_mean_square(changes))
-        for layer in self._layers.values():
+        changes = [layer.weight - before for layer, before in self._before]
+        push = self._push * _root_mean_square(changes)
+        for layer, _before in self._before:
             small = shrink(layer.turned(layer.weight), push, self._granularity)
             layer.weight.copy_(layer.turned(small))
+        self._before = []
 
 
 class L0Penalty(Penalty):
@@ -181,6 +195,7 @@ class L0Penalty(Penalty):
             gates.requires_grad_()
         self._adam = torch.optim.Adam(list(self._gates.values()), lr=_GATE_STEP)
         self._drawn: dict[str, Tensor] = {}
+        self._slopes: dict[str, Tensor] = {}
         self._own: dict[str, Tensor] = {}
 
     def _group_sizes(self, *, alive: bool) -> dict[str, Tensor]:
@@ -207,11 +222,22 @@ class L0Penalty(Penalty):
         )
         return 1 - alive / self._size
 
+    def __enter__(self) -> "L0Penalty":
+        super().__enter__()
+        for name, layer in self._trained().items():
+            hook = layer.weight.register_hook(partial(self._hand_over, name))
+            self._hooks.append(hook)
+        for optimizer in optimizers(self._net):
+            self._hooks.append(optimizer.register_step_pre_hook(self._after_backward))
+        return self
+
     def on_batch_begin(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
     ) -> None:
         """Multiply the weights by gates: drawn ones for training (skorch calls)."""
+        super().on_batch_begin(net, batch, training)
         if training:
+            self._slopes.clear()
             self._drawn = {
                 name: sample_gate(gates, self._noise(gates))
                 for name, gates in self._gates.items()
@@ -220,38 +246,50 @@ class L0Penalty(Penalty):
         else:
             self._put(self._mean())
 
+    def _hand_over(self, name: str, grad: Tensor) -> Tensor:
+        """Split a gradient between gates and weights (torch calls in backward)."""
+        if name not in self._own or name not in self._drawn:
+            return grad
+        layer = self._layers[name]
+        by_weight = layer.turned(grad.to_dense() * self._own[name])
+        self._slopes[name] = self._granularity.pool(by_weight) * self._sizes[name]
+        return grad * self._spread(layer, self._drawn[name].detach())
+
     def on_grad_computed(self, net: NeuralNet, *args: Any, **_: Any) -> None:
-        """Hand the gradients on to gates and weights (skorch calls this)."""
-        if not self._own:  # an optimizer that evaluates its loss more than once
-            return
-        slopes = []
-        for name, layer in self._layers.items():
-            grad = layer.weight.grad
-            if grad is None:
-                slopes.append(torch.zeros_like(self._drawn[name]))
-                continue
-            by_weight = grad.to_dense() * self._own[name]
-            mean = self._granularity.pool(layer.turned(by_weight))
-            slopes.append(mean * self._sizes[name])
-            gates = self._spread(layer, self._drawn[name].detach())
-            layer.weight.grad = grad * gates
-        self._restore()
-        self._learn(slopes)
+        """Put the weights back before the step, and learn (skorch calls this)."""
+        self._after_backward()
 
     def on_batch_end(self, net: NeuralNet, *args: Any, **_: Any) -> None:
-        """Put the weights back after validation (skorch calls this)."""
+        """Put the weights back (skorch calls this)."""
+        self._after_backward()
         self._restore()
 
-    def _learn(self, slopes: list[Tensor]) -> None:
-        gates = list(self._gates.values())
+    def on_epoch_end(self, net: NeuralNet, **_: Any) -> None:
+        """Show callbacks that score what predicts (skorch calls this)."""
+        self._put(self._mean())
+
+    def on_epoch_begin(self, net: NeuralNet, **_: Any) -> None:
+        """Put the weights back (skorch calls this)."""
+        self._restore()
+
+    def _after_backward(self, *_: Any) -> None:
+        """Do nothing before a step that will run the loss itself."""
+        if not self._slopes:
+            return
+        self._restore()
+        drawn = {name: self._drawn[name] for name in self._slopes}
+        gates = [self._gates[name] for name in drawn]
         chances = [chance_alive(gate) for gate in gates]
-        push = self._push(self._found(), _root_mean_square(slopes))
-        outputs = [*self._drawn.values(), *chances]
+        slopes = list(self._slopes.values())
+        push = self._push * _root_mean_square(slopes)
         pushes = [torch.full_like(chance, push) for chance in chances]
+        outputs = [*drawn.values(), *chances]
         grads = torch.autograd.grad(outputs, gates, [*slopes, *pushes])
         for gate, grad in zip(gates, grads, strict=True):
             gate.grad = grad
         self._adam.step()
+        self._slopes.clear()
+        self._drawn.clear()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -280,7 +318,7 @@ class L0Penalty(Penalty):
     @torch.no_grad()
     def _put(self, gates: Mapping[str, Tensor]) -> None:
         self._restore()  # after a step that did not come to its end
-        for name, layer in self._layers.items():
+        for name, layer in self._trained().items():
             self._own[name] = layer.weight.detach().clone()
             layer.weight.mul_(self._spread(layer, gates[name].detach()))
 

@@ -71,7 +71,7 @@ class Surgery:
 
     def __enter__(self) -> "Surgery":
         if "movement" in self._request.needs:
-            movement = Movement(self._net, self._request.layers)
+            movement = Movement(self._request.layers)
             self._movement = self._open.enter_context(movement)
         return self
 
@@ -89,7 +89,8 @@ class Surgery:
         if request.penalty == "l1":
             penalty: Penalty = L1Penalty(*parts)
         else:
-            penalty = L0Penalty(*parts, seed=self._generator.initial_seed())
+            drawn = torch.randint(2**31, (1,), generator=self._generator)
+            penalty = L0Penalty(*parts, seed=int(drawn))
         with penalty:
             self._aim(penalty, Fraction(0), request.plan.events[0])
             self._penalty = penalty
