@@ -94,8 +94,9 @@ def compatibility():
     return f"""# What does not go together
 
 Written by `python docs/tables.py` from the rules that the code checks. Each pair is
-refused before any training, with an error that names both. Whatever is not listed may
-be combined.
+refused before any training, with an error that names both. All other pairs may be
+combined, as far as the net allows: soft targets want one of the usual losses, and a
+penalty an iterator that knows its number of batches.
 
 {compatibility_table()}
 """

@@ -8,6 +8,7 @@ be searched.
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from math import ceil, floor, frexp
+from numbers import Real
 from types import MappingProxyType
 
 import torch
@@ -403,14 +404,17 @@ class Bounded(BaseEstimator):
         --------
         >>> Bounded(min_sparsity=0.2).check(Budget({"a": 10}, 0.5))
         """
-        if not 0 <= self.min_sparsity <= self.max_sparsity <= 1:
+        inner = _by_name(self.allocation)
+        numbers = isinstance(self.min_sparsity, Real)
+        numbers = numbers and isinstance(self.max_sparsity, Real) and callable(inner)
+        if not numbers or not 0 <= self.min_sparsity <= self.max_sparsity <= 1:
             raise ValueError(
                 f"Bounded(min_sparsity={self.min_sparsity!r}, max_sparsity="
                 f"{self.max_sparsity!r}): bounds must satisfy 0 <= min_sparsity <= "
-                "max_sparsity <= 1."
+                "max_sparsity <= 1, and the allocation be a name or a function."
             )
-        if isinstance(self.allocation, Bounded):
-            self.allocation.check(budget)
+        if isinstance(inner, Bounded):
+            inner.check(budget)
         size = budget.size()
         n_zeros = size - budget.kept()
         # Rounded as the budget's own sparsity is: equal numbers never contradict.
@@ -440,7 +444,9 @@ class Bounded(BaseEstimator):
             low = _weights_kept(upper, runs, budget, floor)
         # Where no count is between the bounds, the larger: a tiny layer lives.
         high = _weights_kept(lower, runs, budget, floor)
-        high = {name: max(n, low[name]) for name, n in high.items()}
+        high = {
+            name: max(n, low[name], _smallest(runs[name])) for name, n in high.items()
+        }
         if sum(min(high[name], int(run[-1])) for name, run in runs.items()) < kept:
             high = _weights_kept(lower, runs, budget, ceil)
         least = {name: _n_that_reach(run, low[name]) for name, run in runs.items()}
@@ -465,6 +471,11 @@ def _worse_off(
     return {
         name: within[name] for name in asked if off[name] and off[name] * drift >= 0
     }
+
+
+def _smallest(run: Tensor) -> int:
+    """Give the size of a layer's best group: a bound alone empties no layer."""
+    return int(run[1]) if len(run) > 1 else 0
 
 
 def _size(runs: Mapping[str, Tensor], n_groups: Mapping[str, int], name: str) -> int:

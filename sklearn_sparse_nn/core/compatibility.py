@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
+from sklearn_sparse_nn.core.allocation import lamp
 from sklearn_sparse_nn.core.granularity import (
     NM,
     Block,
@@ -39,8 +40,10 @@ class Parts:
         Weights of every layer to be pruned.
     not_linear : tuple of str
         Those of them that are not Linear.
-    needs : tuple of str
-        Statistics that importance and regrowth ask for.
+    grow : str or None
+        The importance by which regrowth grows, if it is one of the package's.
+    needs, grow_needs : tuple of str
+        Statistics that the importance asks for, and the one of regrowth.
     refits : bool
         Whether the importance has an ``update``.
     falls : bool
@@ -68,7 +71,9 @@ class Parts:
     distill: float = 0.0
     n_weights: Mapping[str, int] = field(default_factory=dict)
     not_linear: tuple[str, ...] = ()
+    grow: str | None = None
     needs: tuple[str, ...] = ()
+    grow_needs: tuple[str, ...] = ()
     refits: bool = False
     falls: bool = False
     trained: bool = True
@@ -150,6 +155,17 @@ def _less_than_pattern(parts: Parts) -> Pair:
     return parts.says("granularity"), f"{parts.says('sparsity')} (at least {least:.4g})"
 
 
+def _asks(parts: Parts, statistic: str) -> str | None:
+    """Word what asks for a statistic."""
+    by_importance = _says_if(parts, "importance", statistic in parts.needs)
+    return by_importance or _says_if(parts, "regrow", statistic in parts.grow_needs)
+
+
+def _uses_lamp(allocation: Any) -> bool:
+    inner = getattr(allocation, "allocation", None)  # of a Bounded
+    return allocation in ("lamp", lamp) or (inner is not None and _uses_lamp(inner))
+
+
 def _untrained(parts: Parts) -> str | None:
     """Word what leaves the net without training before its first event."""
     if parts.trained or parts.first > 0:
@@ -193,7 +209,8 @@ RULES: tuple[Rule, ...] = (
         "a granularity other than 'neuron'",
         "it scores whole neurons. Use granularity='neuron', or another importance.",
         lambda p: _pair(
-            _says_if(p, "importance", _names(p.importance, BY_NEURON)),
+            _says_if(p, "importance", _names(p.importance, BY_NEURON))
+            or _says_if(p, "regrow", _names(p.grow, BY_NEURON)),
             _says_if(p, "granularity", not isinstance(p.granularity, Neuron)),
         ),
     ),
@@ -204,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         "allocation='global', 'uniform' or 'erk'.",
         lambda p: _pair(
             _says_if(p, "importance", _names(p.importance, SIGNED)),
-            _says_if(p, "allocation", p.allocation == "lamp"),
+            _says_if(p, "allocation", _uses_lamp(p.allocation)),
         ),
     ),
     Rule(
@@ -213,7 +230,7 @@ RULES: tuple[Rule, ...] = (
         "X'X is known for Linear layers. Name these in `layers`, or use another "
         "importance.",
         lambda p: _pair(
-            _says_if(p, "importance", "hessian" in p.needs),
+            _asks(p, "hessian"),
             f"the layers {list(p.not_linear)}" if p.not_linear else None,
         ),
     ),
@@ -222,7 +239,7 @@ RULES: tuple[Rule, ...] = (
         "a granularity of your own",
         "it has to know the groups' shape. Use a granularity of this package.",
         lambda p: _pair(
-            _says_if(p, "importance", "hessian" in p.needs),
+            _asks(p, "hessian"),
             _says_if(p, "granularity", not isinstance(p.granularity, _SHAPED)),
         ),
     ),
@@ -231,9 +248,7 @@ RULES: tuple[Rule, ...] = (
         "no training before the first event",
         "nothing has moved yet. Train first (dense_epochs), or let the schedule begin "
         "later, as Between(schedule, begin=0.2) does.",
-        lambda p: _pair(
-            _says_if(p, "importance", "movement" in p.needs), _untrained(p)
-        ),
+        lambda p: _pair(_asks(p, "movement"), _untrained(p)),
     ),
     Rule(
         "threshold",

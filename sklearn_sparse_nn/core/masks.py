@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core.allocation import Allocation, Budget
-from sklearn_sparse_nn.core.granularity import Granularity, group_sizes
+from sklearn_sparse_nn.core.granularity import Granularity, best, group_sizes
 from sklearn_sparse_nn.core.importance import Importance, needs
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning, NonFiniteScoreError
 
@@ -271,11 +271,43 @@ def _count(
             best_group = flat.argmax()
             if flat[best_group] > -torch.inf:
                 flat[best_group] = torch.inf
+    cost = sum(_cost(pooled, sizes, counts, name) for name in counts)
     counts = _allocate(pooled, sizes, allocation, budget)
-    return {
+    counts = {
         name: max(n, int((pooled[name] == torch.inf).any()))
         for name, n in counts.items()
     }
+    if budget.threshold is None and not isinstance(budget.sparsity, Mapping):
+        _pay(pooled, sizes, counts, max(cost, budget.kept()))
+    return counts
+
+
+def _cost(
+    pooled: Mapping[str, Tensor],
+    sizes: Mapping[str, Tensor],
+    counts: Mapping[str, int],
+    name: str,
+) -> int:
+    """Give what the best groups of a layer cost together."""
+    keep = best(pooled[name], counts[name])
+    return int(sizes[name][keep].sum())
+
+
+def _pay(
+    pooled: Mapping[str, Tensor],
+    sizes: Mapping[str, Tensor],
+    counts: dict[str, int],
+    limit: int,
+) -> None:
+    """Take groups from the layers that keep most until all fit in the budget.
+
+    For allocations that give every layer its own, whatever the others get.
+    """
+    costs = {name: _cost(pooled, sizes, counts, name) for name in counts}
+    while sum(costs.values()) > limit and max(counts.values()) > 1:
+        name = max(counts, key=lambda name: counts[name])
+        counts[name] -= 1
+        costs[name] = _cost(pooled, sizes, counts, name)
 
 
 def _allocate(

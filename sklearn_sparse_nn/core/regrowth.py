@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -60,7 +61,8 @@ class Regrow(BaseEstimator):
 
     def share(self, progress: float) -> float:
         """Give the share of a layer's living groups to swap at `progress`."""
-        if not (0 < self.fraction < 1 and 0 < self.stop <= 1):
+        numbers = isinstance(self.fraction, Real) and isinstance(self.stop, Real)
+        if not (numbers and 0 < self.fraction < 1 and 0 < self.stop <= 1):
             raise ValueError(
                 f"Regrow(fraction={self.fraction!r}, stop={self.stop!r}): fraction "
                 "must be in (0, 1) and stop in (0, 1]."

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from types import MappingProxyType
 
 from sklearn.base import BaseEstimator
@@ -251,7 +251,8 @@ class Between(BaseEstimator):
 
     def __call__(self, progress: float) -> float:
         """Give the share of the final sparsity that is due at `progress`."""
-        if not 0 <= self.begin < self.end <= 1:
+        numbers = isinstance(self.begin, Real) and isinstance(self.end, Real)
+        if not (numbers and 0 <= self.begin < self.end <= 1):
             raise ValueError(
                 f"Between(begin={self.begin!r}, end={self.end!r}): must satisfy "
                 "0 <= begin < end <= 1."

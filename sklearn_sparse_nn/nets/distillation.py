@@ -1,5 +1,6 @@
 """Soft targets: a net learns from another's outputs, beside the labels."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,11 +29,13 @@ def check_distillable(net: NeuralNet) -> None:
     TypeError
         The loss is of another kind than the usual ones.
     """
-    if not isinstance(net.criterion_, _KNOWN):
+    criterion = _criterion(net)
+    if not isinstance(criterion, _KNOWN) or criterion.reduction == "none":
         raise TypeError(
-            f"distill and criterion {type(net.criterion_).__name__} do not go "
-            "together: soft targets are known for "
-            f"{', '.join(kind.__name__ for kind in _KNOWN)}. Use distill=0."
+            f"distill and criterion {type(criterion).__name__} with reduction="
+            f"{getattr(criterion, 'reduction', None)!r} do not go together: soft "
+            f"targets are known for {', '.join(kind.__name__ for kind in _KNOWN)}, with the mean "
+            "or the sum over rows. Use distill=0."
         )
 
 
@@ -104,11 +107,14 @@ class Distill:
         return (1 - self._weight) * hard + self._weight * soft
 
     def _distance(self, given: Tensor, wanted: Tensor) -> Tensor:
-        criterion, T = self._net.criterion_, self._temperature
+        criterion, T = _criterion(self._net), self._temperature
+        reduction = criterion.reduction
         if isinstance(criterion, _REGRESSIONS):
             return criterion(given, wanted)
         if isinstance(criterion, nn.BCEWithLogitsLoss):
-            entropy = functional.binary_cross_entropy_with_logits
+            entropy = partial(
+                functional.binary_cross_entropy_with_logits, reduction=reduction
+            )
             target = torch.sigmoid(wanted / T)
             own = entropy(wanted / T, target)
             return T**2 * (entropy(given / T, target) - own)
@@ -123,8 +129,14 @@ class Distill:
                 student.flatten(2).mT.flatten(0, 1),
                 teacher.flatten(2).mT.flatten(0, 1),
             )
-        kl = functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        reduction = "batchmean" if reduction == "mean" else reduction
+        kl = functional.kl_div(student, teacher, log_target=True, reduction=reduction)
         return T**2 * kl
+
+
+def _criterion(net: NeuralNet) -> Any:
+    """Give the loss; skorch's ``compile=True`` compiles it too."""
+    return getattr(net.criterion_, "_orig_mod", net.criterion_)
 
 
 def _first(outputs: Any) -> Tensor:

@@ -82,6 +82,19 @@ class MaskHolder(Callback):
                     if torch.is_tensor(value) and value.shape == weight.shape:
                         value.mul_(alive)
 
+    def bury(self) -> None:
+        """Mask weights that live and are zero all the same, so that masks are zeros.
+
+        One that grew where nothing can move it, or that a penalty has taken there.
+        """
+        self.hold(
+            {
+                name: mask & (self._layers[name].turned(weight) != 0).cpu()
+                for name, mask in self.masks.items()
+                if (weight := self._layers[name].weight.detach()) is not None
+            }
+        )
+
     def on_grad_computed(self, net: NeuralNet, *args: Any, **kwargs: Any) -> None:
         """Zero the gradients of pruned weights (skorch calls this)."""
         for weight, alive in self._held:

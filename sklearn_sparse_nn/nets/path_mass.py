@@ -1,5 +1,6 @@
 """The mass of all paths through a net: SynFlow's objective."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sklearn_sparse_nn.nets.activations import copy_module
-from sklearn_sparse_nn.nets.layers import prunable_layers
+from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
-from sklearn_sparse_nn.nets.sampling import Sample
+from sklearn_sparse_nn.nets.sampling import Calls, Sample
 
 __all__ = ["path_mass_slopes"]
 
@@ -20,9 +21,9 @@ _THROUGH = (Standardize, *_NORMS, *ELEMENTWISE, *OUTPUTS)
 def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
     """Differentiate the mass of all paths by the absolute weights.
 
-    The mass is ``1' |W_L| ... |W_1| 1``: outputs for inputs of one, absolute weights,
-    no biases, activations and norms passed over. An embedding, which cannot look up
-    ones, is fed the rows of the sample.
+    The mass is ``1' |W_L| ... |W_1| 1``: what the last layer gives for inputs of one,
+    absolute weights, no biases, activations and norms passed over. An embedding, which
+    cannot look up ones, is fed the rows of the sample.
 
     Parameters
     ----------
@@ -31,28 +32,47 @@ def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
 
     Returns
     -------
-    path_grad : dict of layer name to float64 Tensor of the weight's shape
+    path_grad : dict of layer name to Tensor of the weight's shape
+
+    Raises
+    ------
+    ValueError
+        The mass does not grow with the weights: the forward does what is unknown.
     """
     twin = sample.net
     own = twin.module_
-    twin.module_ = _linearized(own)
-    layers = prunable_layers(twin.module_)
-    weights = [layers[name].weight for name in sample.layers]
-    try:
-        with torch.enable_grad():
-            mass = torch.stack([_mass(twin, X) for X in _inputs(sample)]).sum()
-            grads = torch.autograd.grad(mass, weights, allow_unused=True)
-    finally:
-        twin.module_ = own
-    return {
+    grads: Any = ()
+    for dtype in (torch.float64, torch.float32):
+        twin.module_ = _linearized(own, dtype)
+        layers = prunable_layers(twin.module_)
+        weights = [layers[name].weight for name in sample.layers]
+        try:
+            with torch.enable_grad():
+                mass = _mass(sample, layers, dtype)
+                grads = torch.autograd.grad(mass, weights, allow_unused=True)
+            break
+        except RuntimeError:  # a forward that turns numbers to float32 itself
+            if dtype is torch.float32:
+                raise
+        finally:
+            twin.module_ = own
+    slopes = {
         name: torch.zeros_like(weight) if grad is None else grad.to_dense()
         for name, weight, grad in zip(sample.layers, weights, grads, strict=True)
     }
+    positive = [bool((slope >= 0).all()) for slope in slopes.values()]
+    if not all(positive) or not any(slope.any() for slope in slopes.values()):
+        raise ValueError(
+            f"The paths through {type(own).__name__} cannot be followed: its forward "
+            "does more than pass on what layers and modules give. Write activations "
+            "and norms as modules, or choose an importance other than 'synflow'."
+        )
+    return slopes
 
 
-def _linearized(module: nn.Module) -> nn.Module:
+def _linearized(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Copy a module with absolute weights, no biases, nothing but linear maps."""
-    copy: Any = copy_module(module).double()
+    copy: Any = copy_module(module).to(dtype)
     if isinstance(copy, _THROUGH):
         return nn.Identity()
     for parent in list(copy.modules()):
@@ -68,13 +88,27 @@ def _linearized(module: nn.Module) -> nn.Module:
     return copy
 
 
-def _inputs(sample: Sample) -> list[Tensor]:
-    batches = [X for X, _, _ in sample.batches()]
-    if batches[0].is_floating_point():
-        return [torch.ones_like(batches[0][:1], dtype=torch.float64)]
-    return batches
+def _inputs(sample: Sample, dtype: torch.dtype) -> Iterator[Any]:
+    """Give ones; the rows as they are where an embedding looks something up."""
+    lookups = (nn.Embedding, nn.EmbeddingBag)
+    looks_up = any(isinstance(m, lookups) for m in sample.net.module_.modules())
+    for X, _, _ in sample.batches():
+        if not torch.is_tensor(X) or not X.is_floating_point():
+            yield X
+        elif looks_up:
+            yield X.to(dtype).abs()
+        else:
+            yield torch.ones_like(X[:1], dtype=dtype)
+            return
 
 
-def _mass(net: Any, X: Tensor) -> Tensor:
-    outputs = net.infer(X)
-    return (outputs[0] if isinstance(outputs, tuple) else outputs).sum()
+def _mass(
+    sample: Sample, layers: dict[str, PrunableLayer], dtype: torch.dtype
+) -> Tensor:
+    """Add up what the layer that runs last gives."""
+    masses = []
+    with Calls(sample.net.module_, layers) as calls:
+        for X in _inputs(sample, dtype):
+            sample.net.infer(X)
+            masses.append(calls.last.sum())
+    return torch.stack(masses).sum()

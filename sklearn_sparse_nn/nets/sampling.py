@@ -85,6 +85,8 @@ class Calls:
     ----------
     seen : dict of name to list of (inputs, outputs)
         A pair for each call since it was last cleared.
+    last : Tensor
+        What the layer that was called last gave.
     """
 
     def __init__(self, module: nn.Module, layers: Mapping[str, PrunableLayer]) -> None:
@@ -100,6 +102,7 @@ class Calls:
             ) -> Tensor:
                 inputs = args[0] if args else next(iter(kwargs.values()))
                 self.seen[name].append((inputs.detach(), output))
+                self.last = output
                 # An activation that works in place shall not change what was heard.
                 return output.clone()
 

@@ -71,8 +71,8 @@ class TrainingRun:
         except TypeError as error:
             raise ValueError(
                 f"{type(self._train).__name__} does not know its number of batches, "
-                "so no pruning event can be placed inside an epoch. Use at most as "
-                "many n_steps as prune_epochs, or another iterator_train."
+                "which a penalty, and more n_steps than prune_epochs, have to know. "
+                "Use none of these, or another iterator_train."
             ) from error
 
     def epoch(
@@ -86,7 +86,7 @@ class TrainingRun:
             For the error message.
         before_batch : callable, optional
             Called before every batch but the first, with the part of the epoch that
-            is done, where the number of batches is known.
+            is done; the number of batches must be known.
 
         Returns
         -------
@@ -114,12 +114,26 @@ class TrainingRun:
             net.run_single_epoch(
                 self._valid, training=False, prefix="valid", step_fn=net.validation_step
             )
-            net.notify("on_epoch_end", **self._datasets)
         except KeyboardInterrupt as stop:
             if not _asked_by_callback(stop, net):
                 raise
             return False
-        return True
+        return self._end_epoch()
+
+    def _end_epoch(self) -> bool:
+        """Tell all of the epoch's end; who asks for a stop keeps it from no other.
+
+        A learning-rate schedule would else miss a step of a run that goes on.
+        """
+        go_on = True
+        for hears in (self.net, *(callback for _, callback in self.net.callbacks_)):
+            try:
+                hears.on_epoch_end(self.net, **self._datasets)
+            except KeyboardInterrupt as stop:
+                if not _asked_by_callback(stop, self.net):
+                    raise
+                go_on = False
+        return go_on
 
     def restore_best(self) -> None:
         """Let callbacks that remember the best epoch put its weights back, mid-run.
@@ -178,7 +192,7 @@ def _announced(
     batches: Any, before_batch: Callable[[Fraction], None] | None
 ) -> Iterable[Any]:
     """Give batches, saying before each how much of the epoch is done."""
-    if before_batch is None or not hasattr(batches, "__len__"):
+    if before_batch is None:
         return batches
 
     def announce() -> Iterator[Any]:
@@ -216,10 +230,16 @@ def _asked_by_callback(stop: KeyboardInterrupt, net: NeuralNet) -> bool:
     handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
     handled = any(frame.f_code is handler for frame, _ in steps)
     callbacks = [callback for _, callback in net.callbacks_]
-    owners = [frame.f_locals.get("self") for frame, _ in steps]
+    owners = [_receiver(frame) for frame, _ in steps]
     owned = any(owner is callback for owner in owners for callback in callbacks)
     owned = owned or owners[-1] is net
     return raised and owned and not handled
+
+
+def _receiver(frame: Any) -> Any:
+    """Give a frame's first argument, whatever it is called: a method's own object."""
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
 def drop_training_state(net: NeuralNet) -> None:

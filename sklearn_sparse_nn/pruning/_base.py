@@ -1,6 +1,8 @@
 """What the two pruners share: parameters, fit, transform, report."""
 
+import inspect
 from contextlib import nullcontext
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,8 +124,9 @@ class BasePruner(
         seed = as_seed(self.random_state)
         own = is_own_net(self.estimator)
         # What someone else wrote may draw from the global generators.
-        foreign = own or callable(self.importance) or callable(self.allocation)
-        foreign = foreign or callable(getattr(self.regrow, "grow", None))
+        parts = [self.importance, self.allocation, self.schedule]
+        parts += [self.granularity, self.regrow]
+        foreign = own or not all(map(_is_ours, parts))
         with isolated_rng(seed) if foreign else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
@@ -304,6 +307,16 @@ class BasePruner(
         tags.input_tags.three_d_array = is_own_net(self.estimator)
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _is_ours(part: Any) -> bool:
+    """Tell a part of this package, with all that is in it, from somebody else's."""
+    if part is None or isinstance(part, (str, Real)):
+        return True
+    home = part if inspect.isfunction(part) else type(part)
+    nested = part.get_params(deep=False) if hasattr(part, "get_params") else {}
+    known = str(home.__module__).startswith("sklearn_sparse_nn.")
+    return known and all(map(_is_ours, nested.values()))
 
 
 def _count(layers: Any, masks: Any) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class _Engine:
         self.left = list(self.plan.events)
 
     def run(self) -> None:
-        if self.plan.inside_epochs:
+        if self.plan.inside_epochs or self.request.penalty:
             self._check_steps()
         if self.plan.events:
             self._dense_phase()
@@ -105,7 +105,7 @@ class _Engine:
         """Refuse more events than training steps, before any training."""
         n_steps = self.plan.prune_epochs * self.training.n_batches
         ats = [int(event.at * self.training.n_batches) for event in self.left]
-        if len(set(ats)) < len(ats):
+        if self.plan.inside_epochs and len(set(ats)) < len(ats):
             raise ValueError(
                 f"{len(ats)} pruning events do not fit in {n_steps} training steps "
                 f"(prune_epochs={self.plan.prune_epochs}, {self.training.n_batches} "
@@ -141,7 +141,8 @@ class _Engine:
             for epoch in range(self.plan.prune_epochs):
                 self._operate(Fraction(epoch))
                 # Pruning raises the loss, so a wish to stop is no reason to end here.
-                self._epoch("prune", partial(self._operate_in, epoch))
+                within = partial(self._operate_in, epoch)
+                self._epoch("prune", within if self.plan.inside_epochs else None)
             self._operate(Fraction(self.plan.prune_epochs))
 
     def _operate_in(self, epoch: int, done: Fraction) -> None:
@@ -179,6 +180,8 @@ class _Engine:
         if kept is not None:
             self.net.module_.load_state_dict(kept)
         self.holder.apply()
+        if self.plan.events:
+            self.holder.bury()
 
     def _train(self, phase: str, n_epochs: int) -> None:
         for _ in range(n_epochs):

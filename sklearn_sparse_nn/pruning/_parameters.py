@@ -14,6 +14,7 @@ from sklearn_sparse_nn._compat import (
     StrOptions,
 )
 from sklearn_sparse_nn.core.penalties import PENALTIES
+from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 
@@ -34,7 +35,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "prune_epochs": [_COUNT],
     "finetune_epochs": [_COUNT],
     "rewind": [StrOptions({"weights", "learning_rate"}), Rewind, None],
-    "regrow": [str, HasMethods(["share"]), None],
+    "regrow": [str, Regrow, None],
     "penalty": [StrOptions(set(PENALTIES)), None],
     "budget": [dict, None],
     "layers": [str, list, tuple, None],

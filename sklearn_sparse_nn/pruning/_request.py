@@ -10,7 +10,12 @@ from sklearn_sparse_nn.core.allocation import Allocation, resolve_allocation
 from sklearn_sparse_nn.core.budget import Budget
 from sklearn_sparse_nn.core.compatibility import BY_NEURON, Parts, check_parts
 from sklearn_sparse_nn.core.granularity import Granularity, Neuron, resolve_granularity
-from sklearn_sparse_nn.core.importance import Importance, needs, resolve_importance
+from sklearn_sparse_nn.core.importance import (
+    IMPORTANCES,
+    Importance,
+    needs,
+    resolve_importance,
+)
 from sklearn_sparse_nn.core.masks import refit, select
 from sklearn_sparse_nn.core.regrowth import Regrow, resolve_regrow, swap
 from sklearn_sparse_nn.core.schedules import resolve_schedule
@@ -227,6 +232,12 @@ def _allocation(pruner: Any, plan: Plan, frozen: bool) -> Any:
     return "uniform" if by_neuron else "global"
 
 
+def _named(importance: Importance | None, given: Any) -> Any:
+    """Give an importance's name where it is one of the package's, however given."""
+    names = (name for name, part in IMPORTANCES.items() if part is importance)
+    return next(names, given)
+
+
 def _parts(pruner: Any, request: Request, sparsity: Any, frozen: bool) -> Parts:
     """Gather what the compatibility rules look at."""
     plan = request.plan
@@ -236,7 +247,8 @@ def _parts(pruner: Any, request: Request, sparsity: Any, frozen: bool) -> Parts:
         sparsity=sparsity,
         threshold=pruner.threshold,
         budget=pruner.budget,
-        importance=pruner.importance,
+        importance=_named(request.importance, pruner.importance),
+        grow=_named(request.grow, None),
         allocation=pruner.allocation,
         schedule=pruner.schedule,
         regrow=pruner.regrow,
@@ -248,7 +260,8 @@ def _parts(pruner: Any, request: Request, sparsity: Any, frozen: bool) -> Parts:
         not_linear=tuple(
             name for name, layer in layers if not isinstance(layer.module, nn.Linear)
         ),
-        needs=request.needs,
+        needs=statistics_of(request.importance),
+        grow_needs=statistics_of(request.grow),
         falls=plan.falls,
         trained=frozen or plan.dense_epochs > 0,
         frozen=frozen,

@@ -105,9 +105,9 @@ def resolve_distill(distill: Any) -> SoftTargets:
         return SoftTargets(float(distill))
     weight, temperature = distill.weight, distill.temperature
     numbers = isinstance(weight, Real) and isinstance(temperature, Real)
-    if not (numbers and 0 <= weight <= 1 and temperature > 0):
+    if not (numbers and 0 <= weight <= 1 and 0 < temperature < float("inf")):
         raise InvalidParameterError(
             f"The 'distill' parameter is {distill!r}: weight must be in [0, 1] and "
-            "temperature above 0."
+            "temperature above 0 and finite."
         )
     return distill

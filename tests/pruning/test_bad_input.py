@@ -182,7 +182,7 @@ def frozen(X, y):
                 "distill": 0.5,
                 "estimator": own_net(NoTraining, criterion=nn.MultiMarginLoss),
             },
-            "distill and criterion MultiMarginLoss do not go together",
+            "distill and criterion MultiMarginLoss with",
         ),
         ({"penalty": "l2"}, "'penalty' parameter"),
         ({"subsample": 0}, "'subsample' parameter"),

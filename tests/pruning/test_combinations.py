@@ -17,7 +17,7 @@ from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.core.schedules import SCHEDULES, Between
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
-from tests.pruning.nets import small, zeros_of
+from tests.pruning.nets import small
 from tests.pruning.test_training import AfterEveryStep
 
 SHAPES = {"hidden_0": (16, 8), "hidden_1": (12, 16), "output": (3, 12)}
@@ -111,6 +111,11 @@ def expected_kept(pruner):
     return size - n_pruned(pruner.sparsity, size)
 
 
+def may_be_zero(pruner):
+    """Tell whether a weight may live at zero, and so counts as dead in the end."""
+    return bool(pruner.regrow or pruner.penalty or pruner.schedule == "cyclic")
+
+
 def check_counts(pruner):
     kept = expected_kept(pruner)
     living = sum(int(mask.sum()) for mask in pruner.masks_.values())
@@ -121,7 +126,7 @@ def check_counts(pruner):
     if pruner.threshold is not None:
         return
     if exact and not layered and pruner.sparsity:
-        assert living == kept
+        assert living == kept or (may_be_zero(pruner) and living < kept)
     elif layered:  # rounded layer by layer
         assert living <= kept + len(SHAPES) or pruner.sparsity == 0.0
     elif pruner.sparsity:  # whole groups, and one group in every layer at least
@@ -130,6 +135,8 @@ def check_counts(pruner):
 
 
 def check_structure(pruner):
+    if may_be_zero(pruner):
+        return  # a single weight of a living group may be zero in the end
     for name, mask in pruner.masks_.items():
         assert mask.any(), name
         if pruner.granularity == "neuron":
@@ -156,11 +163,10 @@ def check_weights(pruner, watch):
         weight = weights[name].weight.detach().numpy()
         assert not weight[~mask].view(np.int32).any()  # +0.0, not -0.0
         assert np.isfinite(weight).all()
+        if pruner.sparsity or pruner.budget or pruner.threshold:
+            assert np.array_equal(weight != 0, mask)
     assert watch.revived == watch.remembered == 0
     assert pruner.n_nonzero_ == sum(int(m.sum()) for m in pruner.masks_.values())
-    assert sum(zeros_of(pruner).values()) >= sum(
-        int((~mask).sum()) for mask in pruner.masks_.values()
-    )
 
 
 def check_history(pruner):
@@ -171,7 +177,9 @@ def check_history(pruner):
     if grows:
         assert all(before <= after for before, after in pairwise(sparsities))
     if pruner.finetune_epochs and sparsities:
-        assert sparsities[-1] == pytest.approx(pruner.sparsity_, abs=1e-12)
+        assert sparsities[-1] <= pruner.sparsity_ + 1e-12
+        if not may_be_zero(pruner):
+            assert sparsities[-1] == pytest.approx(pruner.sparsity_, abs=1e-12)
 
 
 def check_nothing_left(pruner):
