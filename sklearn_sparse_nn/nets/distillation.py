@@ -31,11 +31,12 @@ def check_distillable(net: NeuralNet) -> None:
     """
     criterion = _criterion(net)
     if not isinstance(criterion, _KNOWN) or criterion.reduction == "none":
+        known = ", ".join(kind.__name__ for kind in _KNOWN)
         raise TypeError(
             f"distill and criterion {type(criterion).__name__} with reduction="
             f"{getattr(criterion, 'reduction', None)!r} do not go together: soft "
-            f"targets are known for {', '.join(kind.__name__ for kind in _KNOWN)}, with the mean "
-            "or the sum over rows. Use distill=0."
+            f"targets are known for {known}, with the mean or the sum over rows. Use "
+            "distill=0."
         )
 
 
