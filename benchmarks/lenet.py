@@ -147,14 +147,32 @@ def recipe(level):
     return {"sparsity": by_layer(level, SHARES[level])}
 
 
-#: What simpler recipes reach on the validation rows, for comparison.
+def kept_shares(pooled, sizes, budget, *, shares):
+    """Split what is kept at every event by shares; full layers leave some to others."""
+    alive = {name: int(size.sum()) for name, size in sizes.items()}
+    left, open_ = budget.kept(), dict(shares)
+    counts = {}
+    while open_:
+        unit = left / sum(open_.values())
+        full = [name for name in open_ if open_[name] * unit >= alive[name]]
+        for name in full or list(open_):
+            counts[name] = min(alive[name], round(open_.pop(name) * unit))
+            left -= counts[name]
+        if not full:
+            break
+    return counts
+
+
+#: Single changes of the recipe, by level, and what they reach on the validation rows.
 ALTERNATIVES = {
-    "the recipe": None,
-    "without soft targets": {"distill": 0.0},
-    "at learning rate 0.05": {"lr": 0.05, "warm_up": 0},
-    "with 10 events": {"n_steps": 10},
-    "one ranking of all layers": {"sparsity": None},
-    "LAMP": {"allocation": "lamp", "sparsity": None},
+    "the recipe": lambda level: {},
+    "shares of what is kept at every event": lambda level: {
+        "sparsity": round(level * SIZE),
+        "allocation": partial(kept_shares, shares=SHARES[level]),
+    },
+    "one ranking of all layers": lambda level: {"sparsity": round(level * SIZE)},
+    "without soft targets": lambda level: {"distill": 0.0},
+    "with 10 events": lambda level: {"n_steps": 10},
 }
 
 
@@ -238,9 +256,7 @@ def validate(args):
                 key["label"] = label
                 if any(key.items() <= r.items() for r in read(args.results)):
                     continue
-                parameters = {**recipe(level), **(changes or {})}
-                if parameters.get("sparsity", 0) is None:
-                    parameters["sparsity"] = round(level * SIZE)
+                parameters = {**recipe(level), **changes(level)}
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of layer collapse
                     sparse = sparse_net(

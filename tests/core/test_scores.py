@@ -303,7 +303,7 @@ def test_movement_sums_minus_gradient_times_weight_over_the_steps(net, rows):
     hand = ByHand(net.module_)
     expected = [np.zeros(w.shape) for w in hand.weights]
     layers = prunable_layers(net.module_)
-    with Movement(net, layers) as movement:
+    with Movement(layers) as movement:
         run = TrainingRun(net, *rows)
         for _ in range(3):
             run.epoch("dense")
@@ -327,7 +327,7 @@ def test_movement_is_positive_where_training_grows_the_weight():
     with torch.no_grad():
         net.module_.weight.copy_(torch.ones(2, 1))
     layers = prunable_layers(net.module_)
-    with Movement(net, layers) as movement:
+    with Movement(layers) as movement:
         TrainingRun(net, np.ones((4, 1)), np.zeros(4, dtype=int)).epoch("dense")
     assert net.module_.weight[0] > 1 > net.module_.weight[1]
     total = movement.total["linear"]
@@ -336,7 +336,7 @@ def test_movement_is_positive_where_training_grows_the_weight():
 
 def test_nothing_of_movement_stays_behind(net, rows):
     callbacks = list(net.callbacks_)
-    with Movement(net, prunable_layers(net.module_)) as movement:
+    with Movement(prunable_layers(net.module_)) as movement:
         TrainingRun(net, *rows).epoch("dense")
     before = movement.total["0"].clone()
     TrainingRun(net, *rows).epoch("dense")
