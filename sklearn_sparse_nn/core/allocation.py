@@ -381,7 +381,8 @@ class Bounded(BaseEstimator):
             if within == asked:
                 fixed |= asked
                 break
-            fixed |= _worse_off(asked, within, runs)
+            out = _worse_off(asked, within, runs)
+            fixed |= out or within  # of equal size: nothing is left to share out
             free = [name for name in free if name not in fixed]
             used = sum(_size(runs, fixed, name) for name in fixed)
             rest = budget.rest(free, max(budget.kept() - used, 0))
