@@ -196,7 +196,13 @@ def check_nothing_left(pruner):
         assert list(net.module_.state_dict()) == list(plain.module_.state_dict())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # shrinking takes minutes of training
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(drawn=combinations())
 def test_invariants_hold_for_every_allowed_combination(classes, drawn):
     class Watch(AfterEveryStep):
