@@ -6,8 +6,10 @@ from difflib import get_close_matches
 __all__ = [
     "DivergedTrainingError",
     "LayerCollapseWarning",
+    "ModelFormatError",
     "NonFiniteScoreError",
     "UnknownNameError",
+    "UnsupportedLayerError",
 ]
 
 
@@ -47,3 +49,11 @@ class DivergedTrainingError(ArithmeticError):
 
 class LayerCollapseWarning(UserWarning):
     """A layer would have lost every weight, so its best group was kept."""
+
+
+class ModelFormatError(ValueError):
+    """A model file is damaged, of an unknown version, or no model file at all."""
+
+
+class UnsupportedLayerError(TypeError):
+    """The sparse runtime does not know a part of the net; names its module path."""

@@ -1,0 +1,459 @@
+"""What a sparse model computes: a short list of operations on rows of numbers.
+
+Value 0 is the input after its stage; operation i makes value i + 1. The last value is
+the output. Everything is checked when it is made, so that no kernel sees a wrong index.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Add",
+    "Affine",
+    "Concat",
+    "Floats",
+    "Graph",
+    "InputStage",
+    "LayerNorm",
+    "Linear",
+    "Op",
+    "Softmax",
+    "check_csr",
+]
+
+Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+
+#: Number of parameters of every activation.
+ACTIVATIONS: dict[str, int] = {
+    "identity": 0,
+    "relu": 0,
+    "leaky_relu": 1,  # slope below zero
+    "hardtanh": 2,  # lowest, highest
+    "elu": 1,  # alpha
+    "selu": 0,
+    "gelu": 0,
+    "gelu_tanh": 0,
+    "silu": 0,
+    "mish": 0,
+    "tanh": 0,
+    "sigmoid": 0,
+    "softplus": 2,  # beta, threshold
+}
+MAX_WIDTH = 2**24
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of every number alone.
+
+    Parameters
+    ----------
+    name : str
+        A key of `ACTIVATIONS`; the formulas are torch's.
+    params : tuple of float, default=()
+        As many as `ACTIVATIONS` says: ``(negative_slope,)``, ``(min, max)``,
+        ``(alpha,)``, ``(beta, threshold)``.
+
+    Examples
+    --------
+    >>> Activation("leaky_relu", (0.01,)).name
+    'leaky_relu'
+    """
+
+    name: str = "identity"
+    params: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in ACTIVATIONS:
+            raise ValueError(
+                f"Unknown activation {self.name!r}; known: {', '.join(ACTIVATIONS)}."
+            )
+        if len(self.params) != ACTIVATIONS[self.name]:
+            raise ValueError(
+                f"Activation {self.name!r} has {ACTIVATIONS[self.name]} parameters; "
+                f"got {len(self.params)}."
+            )
+        if any(isinstance(p, bool) or not np.isfinite(p) for p in self.params):
+            raise ValueError(
+                f"Parameters of activation {self.name!r} must be finite numbers; got "
+                f"{self.params!r}."
+            )
+        object.__setattr__(self, "params", tuple(float(p) for p in self.params))
+
+
+def check_csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
+    """Refuse anything but canonical CSR with finite float32 values.
+
+    Parameters
+    ----------
+    data : ndarray of shape (nnz,), float32
+        Values.
+    indices : ndarray of shape (nnz,), integers
+        Columns, ascending within a row, none twice.
+    indptr : ndarray of shape (n_rows + 1,), integers
+        Where rows begin.
+    shape : (int, int)
+        Rows and columns.
+
+    Raises
+    ------
+    ValueError
+        The first rule that is broken.
+    """
+    n_rows, n_columns = shape
+    if not (0 < n_rows <= MAX_WIDTH and 0 <= n_columns <= MAX_WIDTH):
+        raise ValueError(f"A weight has shape {shape}; allowed are 1 to {MAX_WIDTH}.")
+    if data.dtype != np.float32 or data.ndim != 1:
+        raise ValueError("The values of a weight must be a float32 vector.")
+    if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
+        raise ValueError("The indices of a weight must be integers.")
+    if indptr.shape != (n_rows + 1,) or indices.shape != data.shape:
+        raise ValueError(
+            f"A weight of shape {shape} has {indptr.shape} row starts, "
+            f"{indices.shape} columns and {data.shape} values."
+        )
+    if indptr[0] != 0 or indptr[-1] != len(data) or np.any(indptr[1:] < indptr[:-1]):
+        raise ValueError("Row starts must rise from 0 to the number of values.")
+    if len(data):
+        if int(indices.min()) < 0 or int(indices.max()) >= n_columns:
+            raise ValueError(f"A column is outside of 0 to {n_columns - 1}.")
+        rises = indices[1:] > indices[:-1]
+        starts = np.asarray(indptr[1:-1], dtype=np.int64)
+        starts = starts[(starts > 0) & (starts < len(data))]
+        rises[starts - 1] = True  # from one row to the next it may fall
+        if not rises.all():
+            raise ValueError("Columns must be sorted and unique within a row.")
+        if not np.isfinite(data).all():
+            raise ValueError("A weight has a value that is NaN or infinite.")
+
+
+def _vector(values: Any, n: int, what: str) -> Floats:
+    """Give an own, read-only float32 vector of a known length, all finite."""
+    vector = np.array(values, dtype=np.float32, order="C")
+    if vector.shape != (n,):
+        raise ValueError(f"{what} must have shape ({n},); got {vector.shape}.")
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{what} has a value that is NaN or infinite.")
+    vector.setflags(write=False)
+    return vector
+
+
+@dataclass(frozen=True, eq=False)
+class InputStage:
+    """What happens to the rows of X before the first operation.
+
+    In this order: NaN are filled, ``shift`` is subtracted, the result is divided by
+    ``scale``.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of X.
+    columns : array of int of shape (n_kept,) or None, default=None
+        Columns that the net uses, ascending; None for all. The arrays below belong to
+        these.
+    fill : array of shape (n_kept,) or None, default=None
+        What stands in for NaN; None refuses NaN. float64.
+    shift, scale : array of shape (n_kept,) or None, default=None
+        Both or neither. float64.
+    wide : bool, default=False
+        Whether rows of float64 are filled, shifted and scaled in float64, and rounded
+        to float32 after that; otherwise they are rounded first.
+    """
+
+    n_features: int
+    columns: Any = None
+    fill: Any = None
+    shift: Any = None
+    scale: Any = None
+    wide: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n_features <= MAX_WIDTH:
+            raise ValueError(f"A model has 1 to {MAX_WIDTH} features.")
+        if self.columns is not None:
+            columns = np.array(self.columns)
+            if columns.dtype.kind not in "iu" or columns.ndim != 1:
+                raise ValueError("The used columns must be a vector of integers.")
+            columns = columns.astype(np.int64)
+            inside = (columns >= 0) & (columns < self.n_features)
+            if not inside.all() or np.any(columns[1:] <= columns[:-1]):
+                raise ValueError("The used columns must exist, sorted and unique.")
+            columns.setflags(write=False)
+            object.__setattr__(self, "columns", columns)
+        if (self.shift is None) != (self.scale is None):
+            raise ValueError("An input stage has both a shift and a scale, or neither.")
+        for name in ("fill", "shift", "scale"):
+            given = getattr(self, name)
+            if given is not None:
+                array = np.array(given, dtype=np.float64)
+                if array.shape != (self.width,) or not np.isfinite(array).all():
+                    raise ValueError(
+                        f"The input's {name} must be {self.width} finite numbers."
+                    )
+                array.setflags(write=False)
+                object.__setattr__(self, name, array)
+        if self.scale is not None:
+            narrow = self.scale.astype(np.float32)
+            if not np.isfinite(narrow).all() or np.any(narrow == 0):
+                raise ValueError("The input's scale must be neither 0 nor infinite.")
+
+    @property
+    def width(self) -> int:
+        """Columns that the net uses."""
+        return self.n_features if self.columns is None else len(self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """``activation(x @ weight.T + bias)``.
+
+    Parameters
+    ----------
+    input : int
+        The value it reads.
+    weight : csr_array of shape (n_out, n_in), float32
+        Canonical; a copy is kept.
+    bias : array of shape (n_out,)
+        float32.
+    activation : Activation, default=identity
+        Of every output.
+    name : str, default=""
+        The layer's path in the net.
+    """
+
+    kind: ClassVar[str] = "linear"
+    input: int
+    weight: Any
+    bias: Any
+    activation: Activation = Activation()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        w = self.weight
+        check_csr(w.data, w.indices, w.indptr, w.shape)
+        own = sparse.csr_array(w, copy=True)
+        for part in (own.data, own.indices, own.indptr):
+            part.setflags(write=False)
+        object.__setattr__(self, "weight", own)
+        bias = _vector(self.bias, w.shape[0], f"The bias of layer {self.name!r}")
+        object.__setattr__(self, "bias", bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``activation(x * scale + shift)``, every column by itself.
+
+    Parameters
+    ----------
+    input : int
+        The value it reads.
+    scale, shift : array of shape (n,)
+        float32.
+    activation : Activation, default=identity
+        Of every output.
+    """
+
+    kind: ClassVar[str] = "affine"
+    input: int
+    scale: Any
+    shift: Any
+    activation: Activation = Activation()
+
+    def __post_init__(self) -> None:
+        n = np.size(self.scale)
+        object.__setattr__(self, "scale", _vector(self.scale, n, "A scale"))
+        object.__setattr__(self, "shift", _vector(self.shift, n, "A shift"))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """Layer normalisation of every row (Ba et al. 2016), then an activation.
+
+    Parameters
+    ----------
+    input : int
+        The value it reads.
+    weight, bias : array of shape (n,)
+        float32.
+    eps : float, default=1e-5
+        Added to the variance; at least 0.
+    activation : Activation, default=identity
+        Of every output.
+    """
+
+    kind: ClassVar[str] = "layer_norm"
+    input: int
+    weight: Any
+    bias: Any
+    eps: float = 1e-5
+    activation: Activation = Activation()
+
+    def __post_init__(self) -> None:
+        n = np.size(self.weight)
+        object.__setattr__(self, "weight", _vector(self.weight, n, "A norm's weight"))
+        object.__setattr__(self, "bias", _vector(self.bias, n, "A norm's bias"))
+        if not 0 <= self.eps < np.inf:
+            raise ValueError(f"A norm's eps must be at least 0; got {self.eps}.")
+
+
+@dataclass(frozen=True)
+class Add:
+    """``activation(a + b)`` of two values of one width.
+
+    Parameters
+    ----------
+    inputs : (int, int)
+        The values it reads; they may be one and the same.
+    activation : Activation, default=identity
+        Of every output.
+    """
+
+    kind: ClassVar[str] = "add"
+    inputs: tuple[int, int]
+    activation: Activation = Activation()
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Values side by side.
+
+    Parameters
+    ----------
+    inputs : tuple of int
+        The values it reads, one or more.
+    """
+
+    kind: ClassVar[str] = "concat"
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Softmax over the columns of every row, or its logarithm.
+
+    Parameters
+    ----------
+    input : int
+        The value it reads.
+    log : bool, default=False
+        Whether to take the logarithm.
+    """
+
+    kind: ClassVar[str] = "softmax"
+    input: int
+    log: bool = False
+
+
+Op: TypeAlias = Linear | Affine | LayerNorm | Add | Concat | Softmax
+Kind: TypeAlias = Literal["linear", "affine", "layer_norm", "add", "concat", "softmax"]
+
+
+def inputs_of(op: Op) -> tuple[int, ...]:
+    """Give the values that an operation reads."""
+    return op.inputs if isinstance(op, (Add, Concat)) else (op.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A whole net.
+
+    Parameters
+    ----------
+    stage : InputStage
+        What makes value 0 from the rows of X.
+    ops : tuple of operations
+        One or more; each reads values that exist already.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Columns of every value, the input's first.
+
+    Examples
+    --------
+    >>> weight = sparse.csr_array(np.array([[0.0, 2.0]], dtype=np.float32))
+    >>> Graph(InputStage(2), (Linear(0, weight, [1.0]),)).widths
+    (2, 1)
+    """
+
+    stage: InputStage
+    ops: tuple[Op, ...]
+    widths: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", tuple(self.ops))
+        if not self.ops:
+            raise ValueError("A model needs one operation or more.")
+        widths = [self.stage.width]
+        for i, op in enumerate(self.ops):
+            reads = inputs_of(op)
+            if not reads or not all(isinstance(v, int) and 0 <= v <= i for v in reads):
+                raise ValueError(
+                    f"Operation {i} ({op.kind}) reads {reads}; there are values 0 to "
+                    f"{i}."
+                )
+            widths.append(_width_after(i, op, [widths[v] for v in reads]))
+        object.__setattr__(self, "widths", tuple(widths))
+
+    @property
+    def n_outputs(self) -> int:
+        """Columns of the output."""
+        return self.widths[-1]
+
+    @property
+    def layers(self) -> tuple[Linear, ...]:
+        """The linear operations, in order."""
+        return tuple(op for op in self.ops if isinstance(op, Linear))
+
+    def last_uses(self) -> list[int]:
+        """Give, for every value, the operation that reads it last.
+
+        Returns
+        -------
+        last : list of int
+            The number of operations for the output; -1 where nothing reads it.
+        """
+        last = [-1] * len(self.widths)
+        for i, op in enumerate(self.ops):
+            for v in inputs_of(op):
+                last[v] = i
+        last[-1] = len(self.ops)
+        return last
+
+
+def _width_after(i: int, op: Op, widths: list[int]) -> int:
+    """Give the width of what an operation makes, if its inputs fit."""
+    if isinstance(op, Linear):
+        n_out, n_in = op.weight.shape
+        needed = n_in
+    elif isinstance(op, Concat):
+        total = sum(widths)
+        if total > MAX_WIDTH:
+            raise ValueError(f"Operation {i} ({op.kind}) is {total} columns wide.")
+        return total
+    elif isinstance(op, (Affine, LayerNorm)):
+        n_out = needed = len(op.scale if isinstance(op, Affine) else op.weight)
+    elif isinstance(op, Add) and len(widths) != 2:
+        raise ValueError(f"Operation {i} (add) reads {len(widths)} values, not 2.")
+    else:
+        n_out = needed = widths[0]
+    if any(width != needed for width in widths):
+        raise ValueError(
+            f"Operation {i} ({op.kind}) needs {needed} columns and reads {widths}."
+        )
+    return int(n_out)
+
+
+def arrays_of(part: InputStage | Op) -> Iterable[tuple[str, Any]]:
+    """Give the named arrays of an operation or an input stage, None left out."""
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if isinstance(value, np.ndarray):
+            yield f.name, value

@@ -1,0 +1,174 @@
+"""What a person may pass as X, and what it becomes: rows of float32."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_sparse_nn.runtime.graph import InputStage
+
+__all__ = ["check_rows", "chunks", "refuse_nonfinite"]
+
+_CHUNK_BYTES = 4 * 2**20
+
+
+def check_rows(X: Any, n_features: int, names: Any) -> Any:
+    """Give X as a two-dimensional array or CSR array of real numbers.
+
+    Parameters
+    ----------
+    X : array-like, sparse matrix or DataFrame of shape (n_rows, n_features)
+        Never changed.
+    n_features : int
+        Columns that the model expects.
+    names : ndarray of str or None
+        Their names, compared with those of a DataFrame.
+
+    Returns
+    -------
+    X : ndarray or csr_array
+        Of any numeric dtype and layout; no copy of what is an array already.
+
+    Raises
+    ------
+    ValueError
+        In scikit-learn's words: another number of dimensions or columns, other names,
+        complex numbers, no numbers.
+    """
+    columns = getattr(X, "columns", None)
+    if columns is not None and names is not None:
+        _check_names(list(columns), list(names))
+    if sparse.issparse(X):
+        X = sparse.csr_array(X)
+    elif not isinstance(X, np.ndarray):
+        X = np.asarray(X)
+    if X.dtype.kind == "c":
+        raise ValueError("Complex data not supported.")
+    if X.dtype.kind not in "fiub":
+        X = _as_numbers(X)
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D array instead. Reshape your data either "
+            "using array.reshape(-1, 1) if your data has a single feature or "
+            "array.reshape(1, -1) if it contains a single sample."
+        )
+    if X.shape[1] != n_features:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but SparseModel is expecting {n_features} "
+            "features as input."
+        )
+    return X
+
+
+def _as_numbers(X: Any) -> Any:
+    try:
+        return X.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"X must hold numbers; got dtype {X.dtype}. {error}"
+        ) from error
+
+
+def _check_names(given: list[Any], expected: list[str]) -> None:
+    """Compare the names of columns, as scikit-learn does."""
+    if given == expected or not all(isinstance(name, str) for name in given):
+        return
+    message = "The feature names should match those that were passed during fit.\n"
+    unseen = sorted(set(given) - set(expected))
+    missing = sorted(set(expected) - set(given))
+    for title, found in (
+        ("Feature names unseen at fit time", unseen),
+        ("Feature names seen at fit time, yet now missing", missing),
+    ):
+        if found:
+            listed = [f"- {name}" for name in found[:5]]
+            listed += ["- ..."] if len(found) > 5 else []
+            message += "\n".join([f"{title}:", *listed, ""])
+    if not unseen and not missing:
+        message += "Feature names must be in the same order as they were in fit.\n"
+    raise ValueError(message)
+
+
+def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
+    """Give X in bounded pieces of float32 rows.
+
+    Parameters
+    ----------
+    X : ndarray or csr_array of shape (n_rows, n_features)
+        As `check_rows` gives it.
+    stage : InputStage
+        With ``wide``, it is applied to rows that are not float32, in float64.
+
+    Yields
+    ------
+    start : int
+        The first row of the piece.
+    rows : ndarray of shape (n, n_features), float32, C-contiguous
+        Where a wide stage was applied, only the columns that are used: shape
+        (n, width).
+    """
+    size = max(1, _CHUNK_BYTES // (8 * X.shape[1]))
+    wide = stage.wide and X.dtype != np.float32
+    for start in range(0, X.shape[0], size):
+        rows = X[start : start + size]
+        if sparse.issparse(rows):
+            rows = rows.toarray()
+        if wide:
+            yield start, apply_wide(rows, stage)
+        else:
+            with np.errstate(over="ignore"):  # infinity is refused later
+                yield start, np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def apply_wide(rows: Any, stage: InputStage) -> Any:
+    """Fill, shift and scale rows in float64; give float32."""
+    refuse_nonfinite(rows, allow_nan=stage.fill is not None)
+    rows = np.asarray(rows, dtype=np.float64)
+    if stage.columns is not None:
+        rows = rows[:, stage.columns]
+    if stage.fill is not None:
+        rows = np.where(np.isnan(rows), stage.fill, rows)
+    if stage.scale is not None:
+        rows = (rows - stage.shift) / stage.scale
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(rows, dtype=np.float32)
+    refuse_nonfinite(narrow)
+    return narrow
+
+
+def apply_narrow(rows: Any, stage: InputStage) -> Any:
+    """Fill, shift and scale rows in float32; give what the first operation reads."""
+    refuse_nonfinite(rows, allow_nan=stage.fill is not None)
+    if stage.columns is not None:
+        rows = rows[:, stage.columns]
+    if stage.fill is not None:
+        rows = np.where(np.isnan(rows), stage.fill.astype(np.float32), rows)
+    if stage.scale is not None:
+        rows = (rows - stage.shift.astype(np.float32)) / stage.scale.astype(np.float32)
+    return rows
+
+
+def refuse_nonfinite(X: Any, *, allow_nan: bool = False) -> None:
+    """Say in scikit-learn's words that X has NaN or infinite values, if it has.
+
+    Parameters
+    ----------
+    X : ndarray
+        Any real numbers.
+    allow_nan : bool, default=False
+        Whether NaN are filled later.
+
+    Raises
+    ------
+    ValueError
+        ``Input X contains NaN.`` or ``Input X contains infinity ...``.
+    """
+    if np.isfinite(X).all():
+        return
+    if np.isnan(X).any() and not allow_nan:
+        raise ValueError("Input X contains NaN.")
+    if np.isinf(X).any():
+        raise ValueError(
+            "Input X contains infinity or a value too large for dtype('float32')."
+        )

@@ -1,0 +1,136 @@
+"""The reference: the same net in scipy and numpy, and what runs without numba."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from sklearn_sparse_nn.runtime.graph import (
+    Activation,
+    Add,
+    Affine,
+    Concat,
+    Floats,
+    Graph,
+    LayerNorm,
+    Linear,
+    Op,
+    Softmax,
+    inputs_of,
+)
+
+__all__ = ["activate", "apply", "evaluate"]
+
+_SELU_ALPHA = 1.6732632423543772  # Klambauer et al. 2017, equation 14
+_SELU_SCALE = 1.0507009873554805
+
+_FORMULAS: dict[str, Callable[..., Any]] = {
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "leaky_relu": lambda x, slope: np.where(x > 0, x, x * slope),
+    "hardtanh": lambda x, low, high: np.clip(x, low, high),
+    "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+    "selu": lambda x: (
+        _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0)))
+    ),
+    "gelu": lambda x: x * special.ndtr(x),
+    "gelu_tanh": lambda x: (
+        x * special.expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    ),
+    "silu": lambda x: x * special.expit(x),
+    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "tanh": np.tanh,
+    "sigmoid": special.expit,
+    "softplus": lambda x, beta, threshold: np.where(
+        x * beta > threshold, x, np.logaddexp(0, x * beta) / beta
+    ),
+}
+
+
+def activate(values: Any, activation: Activation) -> Any:
+    """Apply an activation, in the precision of the values.
+
+    Parameters
+    ----------
+    values : ndarray
+        float32 or float64.
+    activation : Activation
+        The function.
+
+    Returns
+    -------
+    activated : ndarray of the same shape and dtype
+
+    Examples
+    --------
+    >>> activate(np.array([-1.0, 2.0]), Activation("relu")).tolist()
+    [0.0, 2.0]
+    """
+    params = [values.dtype.type(p) for p in activation.params]
+    with np.errstate(over="ignore", under="ignore"):
+        result = _FORMULAS[activation.name](values, *params)
+    return np.asarray(result, dtype=values.dtype)
+
+
+def apply(op: Op, values: list[Any]) -> Any:
+    """Apply one operation to feature-major values.
+
+    Parameters
+    ----------
+    op : operation
+        What to do.
+    values : list of ndarray of shape (width, n_rows)
+        What it reads, float32 or float64.
+
+    Returns
+    -------
+    result : ndarray of shape (width, n_rows)
+        Of the same precision.
+    """
+    x = values[0]
+    kind = x.dtype.type
+    if isinstance(op, Linear):
+        result = op.weight.astype(kind) @ x + op.bias.astype(kind)[:, None]
+    elif isinstance(op, Affine):
+        result = x * op.scale.astype(kind)[:, None] + op.shift.astype(kind)[:, None]
+    elif isinstance(op, LayerNorm):
+        centred = x - x.mean(axis=0)
+        scale = np.sqrt((centred**2).mean(axis=0) + kind(op.eps))
+        result = centred / scale * op.weight.astype(kind)[:, None]
+        result = result + op.bias.astype(kind)[:, None]
+    elif isinstance(op, Concat):
+        return np.concatenate(values)
+    elif isinstance(op, Softmax):
+        return (special.log_softmax if op.log else special.softmax)(x, axis=0)
+    elif isinstance(op, Add):
+        result = x + values[1]
+    return activate(result, op.activation)
+
+
+def evaluate(graph: Graph, X: Floats, *, upto: int | None = None) -> Any:
+    """Run a net on rows that have passed the input stage.
+
+    Parameters
+    ----------
+    graph : Graph
+        The net.
+    X : ndarray of shape (n_rows, width), float32 or float64
+        Value 0; everything is computed in its precision.
+    upto : int or None, default=None
+        The value to give; None for the output.
+
+    Returns
+    -------
+    values : ndarray of shape (n_rows, width of the value)
+        C-contiguous.
+    """
+    upto = len(graph.ops) if upto is None else upto
+    last = graph.last_uses()
+    values: list[Any] = [np.ascontiguousarray(X.T)]
+    for i, op in enumerate(graph.ops[:upto]):
+        values.append(apply(op, [values[v] for v in inputs_of(op)]))
+        for v in inputs_of(op):
+            if last[v] == i and v != upto:
+                values[v] = None
+    return np.ascontiguousarray(values[upto].T)
