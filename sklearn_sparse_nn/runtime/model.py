@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse, special
 
 from sklearn_sparse_nn.runtime.engine import Engine, make_engine
+from sklearn_sparse_nn.runtime.format import read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, check_rows, chunks
 
@@ -144,6 +145,54 @@ class SparseModel:
         other = copy_shallow(self)
         other.__dict__["n_threads"] = _thread_count(n_threads)
         return other
+
+    def save(self, path: Any) -> None:
+        """Write the model to one file, which `load` reads.
+
+        The file is complete or not there: whatever goes wrong, an older one stays as
+        it was. The same model gives the same bytes. ``n_threads`` is not saved.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; docs/format.md describes it.
+
+        Raises
+        ------
+        ValueError
+            The model has what a file cannot hold, such as classes of dates.
+        OSError
+            The file cannot be written.
+        """
+        write_model(path, self.graph, self._arguments())
+
+    @classmethod
+    def load(cls, path: Any, n_threads: int = 1) -> "SparseModel":
+        """Read a model that `save` wrote.
+
+        Nothing from the file is executed, and everything in it is checked first;
+        SECURITY.md says what that promises.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+        n_threads : int, default=1
+            Own threads of the model.
+
+        Returns
+        -------
+        model : SparseModel
+
+        Raises
+        ------
+        ModelFormatError
+            The file is damaged, needs a newer version, or is no model file.
+        OSError
+            It cannot be opened; ``FileNotFoundError`` if there is none.
+        """
+        make = partial(cls, n_threads=_thread_count(n_threads))
+        return read_model(path, make)
 
     @property
     def weights(self) -> dict[str, Any]:

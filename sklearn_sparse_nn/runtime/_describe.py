@@ -1,0 +1,256 @@
+"""From a model to its description and arrays, and back."""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_sparse_nn.runtime._schema import (
+    CODES,
+    FORMAT,
+    NEEDS,
+    NO_CHECKSUM,
+    TYPES,
+    Layout,
+    dump,
+    parse,
+)
+from sklearn_sparse_nn.runtime.graph import (
+    Activation,
+    Add,
+    Affine,
+    Concat,
+    Graph,
+    InputStage,
+    LayerNorm,
+    Linear,
+    Op,
+    Softmax,
+    check_csr,
+)
+
+__all__ = ["assemble", "describe", "describe_op"]
+
+_Arrays = dict[str, Any]
+
+
+def describe(
+    graph: Graph, arguments: dict[str, Any]
+) -> tuple[dict[str, Any], Layout, _Arrays]:
+    """Give what a file says about a model.
+
+    Parameters
+    ----------
+    graph : Graph
+        What it computes.
+    arguments : dict
+        What `SparseModel` takes beside it.
+
+    Returns
+    -------
+    description : dict
+        Of the schema in docs/format.md; its checksum is still to be filled in.
+    layout : dict of str to (str, tuple of int)
+        Type and shape of every array, in the order of the file.
+    arrays : dict of str to ndarray
+        C-contiguous, little-endian.
+
+    Raises
+    ------
+    ValueError
+        The model has what a file cannot hold.
+    """
+    arrays: _Arrays = {}
+    ops = []
+    for i, op in enumerate(graph.ops):
+        described, own = describe_op(op)
+        ops.append(described)
+        arrays.update({f"{i}.{name}": array for name, array in own.items()})
+    stage = graph.stage
+    for name in ("columns", "fill", "scale", "shift"):
+        if getattr(stage, name) is not None:
+            arrays[f"stage.{name}"] = getattr(stage, name)
+    description = {
+        "checksum": NO_CHECKSUM,
+        "classes": _describe_classes(arguments["classes"], arrays),
+        "feature_names": _strings(arguments["feature_names"], "feature name"),
+        "format": FORMAT,
+        "needs": NEEDS,
+        "ops": ops,
+        "output": arguments["output"],
+        "stage": {
+            "columns": None if stage.columns is None else len(stage.columns),
+            "fill": stage.fill is not None,
+            "n_features": int(stage.n_features),
+            "scale": stage.scale is not None,
+            "wide": bool(stage.wide),
+        },
+        "target_mean": arguments["target_mean"],
+        "target_scale": arguments["target_scale"],
+    }
+    # What could not be read again is refused here, by the reader's own rules.
+    layout = parse(dump(description))[1]
+    for name, (code, shape) in layout.items():
+        array = np.ascontiguousarray(arrays[name], dtype=TYPES[code])
+        if array.shape != shape:  # pragma: no cover - a mistake in this file
+            raise AssertionError(f"{name}: {array.shape} instead of {shape}")
+        arrays[name] = array
+    return description, layout, arrays
+
+
+def describe_op(op: Op) -> tuple[dict[str, Any], _Arrays]:
+    """Give the description of an operation and its arrays by their short names."""
+    found: dict[str, Any] = {"kind": op.kind}
+    arrays: _Arrays = {}
+    if isinstance(op, (Add, Concat)):
+        found["inputs"] = [int(v) for v in op.inputs]
+    else:
+        found["input"] = int(op.input)
+    if not isinstance(op, (Concat, Softmax)):
+        found["activation"] = {
+            "name": op.activation.name,
+            "params": list(op.activation.params),
+        }
+    if isinstance(op, Linear):
+        weight = op.weight
+        found["name"] = str(op.name)
+        found["nnz"] = len(weight.data)
+        found["shape"] = [int(n) for n in weight.shape]
+        arrays["bias"] = op.bias
+        for part in ("data", "indices", "indptr"):
+            arrays[part] = getattr(weight, part)
+    elif isinstance(op, Affine):
+        found["width"] = len(op.scale)
+        arrays.update(scale=op.scale, shift=op.shift)
+    elif isinstance(op, LayerNorm):
+        found["width"] = len(op.weight)
+        found["eps"] = float(op.eps)
+        arrays.update(weight=op.weight, bias=op.bias)
+    elif isinstance(op, Softmax):
+        found["log"] = bool(op.log)
+    return found, arrays
+
+
+def _strings(values: Any, what: str) -> list[str] | None:
+    if values is None:
+        return None
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(
+                f"A {what} must be a string to be saved; got {value!r:.60}."
+            )
+    return [str(value) for value in values]
+
+
+def _describe_classes(classes: Any, arrays: _Arrays) -> dict[str, Any] | None:
+    if classes is None:
+        return None
+    if classes.dtype.kind == "U" and classes.dtype.isnative:
+        kind = f"U{classes.dtype.itemsize // 4}"
+        return {"labels": [str(label) for label in classes], "type": kind}
+    if classes.dtype == object:
+        return {"labels": _strings(classes, "class of dtype object"), "type": "object"}
+    if classes.dtype not in CODES:
+        raise ValueError(
+            f"Classes of dtype {classes.dtype} cannot be saved: they may be bools, "
+            "integers, floats or strings, in the machine's byte order. Give the model "
+            "classes of such a dtype."
+        )
+    if classes.dtype.kind == "f" and not np.isfinite(classes).all():
+        raise ValueError("A class is NaN or infinite, so it cannot be saved.")
+    arrays["classes"] = classes
+    return {"size": len(classes), "type": CODES[classes.dtype]}
+
+
+def assemble(
+    description: dict[str, Any], arrays: _Arrays
+) -> tuple[Graph, dict[str, Any]]:
+    """Build the graph, and what `SparseModel` takes beside it.
+
+    Parameters
+    ----------
+    description : dict
+        As `parse` gives it.
+    arrays : dict of str to ndarray
+        As its layout says, read-only. They are taken out one by one, so that the raw
+        arrays and the graph's own are never all there at once.
+
+    Raises
+    ------
+    ValueError
+        What the graph refuses.
+    """
+    given = description["stage"]
+    columns = arrays.pop("stage.columns", None)
+    if columns is not None:
+        columns = _frozen(columns.astype(np.int64))
+    stage = InputStage(
+        given["n_features"],
+        columns=columns,
+        fill=arrays.pop("stage.fill", None),
+        shift=arrays.pop("stage.shift", None),
+        scale=arrays.pop("stage.scale", None),
+        wide=given["wide"],
+    )
+    del columns
+    ops = [
+        _assemble_op(op, lambda name, i=i: arrays.pop(f"{i}.{name}"))
+        for i, op in enumerate(description["ops"])
+    ]
+    arguments = {
+        "output": description["output"],
+        "classes": _assemble_classes(description["classes"], arrays),
+        "target_mean": description["target_mean"],
+        "target_scale": description["target_scale"],
+        "feature_names": description["feature_names"],
+    }
+    return Graph(stage, tuple(ops)), arguments
+
+
+def _frozen(array: Any) -> Any:
+    array.setflags(write=False)
+    return array
+
+
+def _assemble_op(op: dict[str, Any], take: Any) -> Op:
+    kind = op["kind"]
+    if kind == "concat":
+        return Concat(tuple(op["inputs"]))
+    if kind == "softmax":
+        return Softmax(op["input"], op["log"])
+    params = tuple(op["activation"]["params"])
+    activation = Activation(op["activation"]["name"], params)
+    if kind == "add":
+        first, second = op["inputs"]
+        return Add((first, second), activation)
+    if kind == "affine":
+        return Affine(op["input"], take("scale"), take("shift"), activation)
+    if kind == "layer_norm":
+        eps = op["eps"]
+        return LayerNorm(op["input"], take("weight"), take("bias"), eps, activation)
+    weight = _assemble_weight(op, take)
+    return Linear(op["input"], weight, take("bias"), activation, op["name"])
+
+
+def _assemble_weight(op: dict[str, Any], take: Any) -> Any:
+    shape = (op["shape"][0], op["shape"][1])
+    data, indices, indptr = take("data"), take("indices"), take("indptr")
+    # Before scipy sees it, which cuts what is behind the last row's end.
+    check_csr(data, indices, indptr, shape)
+    if indices.dtype.itemsize == 2:
+        indices = _frozen(indices.astype(np.int32))
+    return sparse.csr_array((data, indices, indptr), shape=shape)
+
+
+def _assemble_classes(classes: dict[str, Any] | None, arrays: _Arrays) -> Any:
+    if classes is None:
+        return None
+    if "labels" in classes:
+        kind = object if classes["type"] == "object" else f"<{classes['type']}"
+        return np.array(classes["labels"], dtype=kind)
+    found = arrays.pop("classes")
+    if found.dtype.kind == "b" and np.any(found.view(np.uint8) > 1):
+        raise ValueError("A class is neither true nor false.")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise ValueError("A class is NaN or infinite.")
+    return found

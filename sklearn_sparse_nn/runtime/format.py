@@ -1,0 +1,236 @@
+"""Model files: written whole or not at all, and trusted in nothing.
+
+A file is a safetensors file whose every byte is determined by its model; docs/format.md
+describes it. It is read here, not through the safetensors library: that holds a file
+three times in memory, and accepts what this format does not.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from sklearn_sparse_nn.exceptions import ModelFormatError
+from sklearn_sparse_nn.runtime._describe import assemble, describe
+from sklearn_sparse_nn.runtime._schema import (
+    NO_CHECKSUM,
+    TYPES,
+    Layout,
+    array_bytes,
+    dump,
+    parse,
+)
+from sklearn_sparse_nn.runtime.graph import Graph
+
+__all__ = ["read_model", "write_model"]
+
+Model = TypeVar("Model")
+
+_OPENING = '{"__metadata__":{"sklearn_sparse_nn":'
+#: How every model file goes on after its first eight bytes; the checksum follows.
+_PREFIX = _OPENING + '"{\\"checksum\\":\\"'
+_MAX_HEADER = 12 * 2**20
+_PIECE = 2**22
+
+
+def read_model(path: Any, make: Callable[..., Model]) -> Model:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    make : callable
+        Makes the model of its graph and what else is saved: `SparseModel`.
+
+    Returns
+    -------
+    model : what `make` gives
+
+    Raises
+    ------
+    ModelFormatError
+        The file is damaged, of another format, or no model file.
+    OSError
+        It cannot be opened or read.
+    """
+    with open(path, "rb", opener=_open_unblocked) as file:
+        try:
+            graph, arguments = _read(file)
+            return make(graph, **arguments)
+        except (ValueError, OverflowError) as error:
+            name = os.fsdecode(path)
+            raise ModelFormatError(f"{name!r} is no usable model: {error}") from error
+
+
+def _open_unblocked(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to must not hang the reader."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _read(file: BinaryIO) -> tuple[Graph, dict[str, Any]]:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("It is not a regular file.")
+    header = _read_header(file, status.st_size)
+    try:
+        text, _ = json.JSONDecoder().raw_decode(header, len(_OPENING))
+    except ValueError:
+        raise ValueError("Its description does not end.") from None
+    description, layout = parse(text)
+    if header != _header(text, layout):
+        raise ValueError("Its table of arrays does not fit its description.")
+    expected = 8 + len(header) + sum(array_bytes(layout).values())
+    if status.st_size != expected:
+        raise ValueError(
+            f"It has {status.st_size} bytes instead of {expected}: it is cut or "
+            "damaged."
+        )
+    at = len(_PREFIX)
+    digest = hashlib.sha256(_start(header[:at] + NO_CHECKSUM + header[at + 64 :]))
+    del header, text
+    arrays = _read_arrays(file, layout, digest)
+    if digest.hexdigest() != description["checksum"]:
+        raise ValueError("Its checksum is wrong: it is damaged.")
+    return assemble(description, arrays)
+
+
+def _read_header(file: BinaryIO, size: int) -> str:
+    length = int.from_bytes(file.read(8), "little")
+    if not len(_PREFIX) <= length <= min(size - 8, _MAX_HEADER):
+        raise ValueError(
+            "It does not begin as a model file of this package does, or is cut."
+        )
+    header = file.read(length)
+    if not header.startswith(_PREFIX.encode()) or not header.isascii():
+        raise ValueError("It is not a model file of this package, or is damaged.")
+    return header.decode("ascii")
+
+
+def _read_arrays(file: BinaryIO, layout: Layout, digest: Any) -> dict[str, Any]:
+    """Read all arrays, each straight into its own memory, and hash them."""
+    arrays = {}
+    for name, (code, shape) in layout.items():
+        array = np.empty(shape, dtype=TYPES[code])
+        for piece in _pieces(array):
+            if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+                raise ValueError("It was cut while it was read.")
+            digest.update(piece)
+        array.setflags(write=False)
+        arrays[name] = array
+    return arrays
+
+
+def _pieces(array: Any) -> Iterator[Any]:
+    """Give the bytes of an array in pieces, as they lie in memory."""
+    flat = array.reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), _PIECE):
+        yield flat[start : start + _PIECE]
+
+
+def _header(text: str, layout: Layout) -> str:
+    """Give the header of a safetensors file, padded to eight bytes."""
+    header: dict[str, Any] = {"__metadata__": {"sklearn_sparse_nn": text}}
+    start = 0
+    for name, n_bytes in array_bytes(layout).items():
+        code, shape = layout[name]
+        header[name] = {
+            "dtype": code,
+            "shape": list(shape),
+            "data_offsets": [start, start + n_bytes],
+        }
+        start += n_bytes
+    written = json.dumps(header, separators=(",", ":"))
+    return written + " " * (-len(written) % 8)
+
+
+def _start(header: str) -> bytes:
+    """Give everything before the arrays."""
+    return len(header).to_bytes(8, "little") + header.encode("ascii")
+
+
+def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
+    """Write a model file: all of it, or nothing.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. What it holds already stays until the new one is complete.
+    graph : Graph
+        What the model computes.
+    arguments : dict
+        What `SparseModel` takes beside it.
+
+    Raises
+    ------
+    ValueError
+        The model has what a file cannot hold.
+    OSError
+        It cannot be written; what was there is as it was.
+    """
+    description, layout, arrays = describe(graph, arguments)
+    blank = _start(_header(dump(description), layout))
+    digest = hashlib.sha256(blank)
+    for name in layout:
+        for piece in _pieces(arrays[name]):
+            digest.update(piece)
+    description["checksum"] = digest.hexdigest()
+    start = _start(_header(dump(description), layout))
+    target = os.path.realpath(path)  # a link goes on pointing to the file
+    folder = os.path.dirname(target)
+    # Not named after the file, whose name may be as long as names may be.
+    temporary = os.path.join(folder, f".{os.urandom(8).hex()}.tmp")
+    ordered = [arrays[name] for name in layout]
+    try:
+        _write(temporary, start, ordered)
+        _compare(temporary, start, ordered)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _write(path: str, start: bytes, arrays: list[Any]) -> None:
+    # os.open, for its mode is what the umask leaves of 0666, as that of any new file.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags, 0o666), "wb") as file:
+        file.write(start)
+        for array in arrays:
+            for piece in _pieces(array):
+                file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _compare(path: str, start: bytes, arrays: list[Any]) -> None:
+    """Read a file back, so that a bad disk or file system is not found out later."""
+    with open(path, "rb") as file:
+        same = file.read(len(start)) == start
+        for array in arrays:
+            for piece in _pieces(array):
+                same = same and file.read(len(piece)) == piece.tobytes()
+        same = same and not file.read(1)
+    if not same:
+        raise OSError(errno.EIO, "The file does not read as it was written", path)
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name last; not every system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
