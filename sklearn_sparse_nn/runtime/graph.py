@@ -46,6 +46,7 @@ ACTIVATIONS: dict[str, int] = {
     "softplus": 2,  # beta, threshold
 }
 MAX_WIDTH = 2**24
+_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Activation:
                 f"Activation {self.name!r} has {ACTIVATIONS[self.name]} parameters; "
                 f"got {len(self.params)}."
             )
-        if any(isinstance(p, bool) or not np.isfinite(p) for p in self.params):
+        limit = np.finfo(np.float32).max
+        if any(isinstance(p, bool) or not abs(p) <= limit for p in self.params):
             raise ValueError(
-                f"Parameters of activation {self.name!r} must be finite numbers; got "
-                f"{self.params!r}."
+                f"Parameters of activation {self.name!r} must be finite numbers in "
+                f"float32; got {self.params!r}."
             )
         object.__setattr__(self, "params", tuple(float(p) for p in self.params))
 
@@ -123,24 +125,39 @@ def check_csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> N
     if len(data):
         if int(indices.min()) < 0 or int(indices.max()) >= n_columns:
             raise ValueError(f"A column is outside of 0 to {n_columns - 1}.")
-        rises = indices[1:] > indices[:-1]
-        starts = np.asarray(indptr[1:-1], dtype=np.int64)
-        starts = starts[(starts > 0) & (starts < len(data))]
-        rises[starts - 1] = True  # from one row to the next it may fall
+        rises = np.ones(len(data) + 1, dtype=bool)
+        np.greater(indices[1:], indices[:-1], out=rises[1:-1])
+        for start in range(0, len(indptr), _PIECE):  # row starts need not be copied
+            rises[indptr[start : start + _PIECE]] = True  # between rows it may fall
         if not rises.all():
             raise ValueError("Columns must be sorted and unique within a row.")
         if not np.isfinite(data).all():
             raise ValueError("A weight has a value that is NaN or infinite.")
 
 
+def _own(values: Any, dtype: Any) -> Any:
+    """Give a read-only array that nobody else can write to."""
+    if (
+        type(values) is np.ndarray
+        and values.base is None
+        and not values.flags.writeable
+        and values.flags.c_contiguous
+        and values.dtype == dtype
+    ):
+        return values  # as a file's reader gives it: a model is not in memory twice
+    with np.errstate(over="ignore"):  # infinity is refused later
+        array = np.array(values, dtype=dtype, order="C")
+    array.setflags(write=False)
+    return array
+
+
 def _vector(values: Any, n: int, what: str) -> Floats:
     """Give an own, read-only float32 vector of a known length, all finite."""
-    vector = np.array(values, dtype=np.float32, order="C")
+    vector: Floats = _own(values, np.float32)
     if vector.shape != (n,):
         raise ValueError(f"{what} must have shape ({n},); got {vector.shape}.")
     if not np.isfinite(vector).all():
         raise ValueError(f"{what} has a value that is NaN or infinite.")
-    vector.setflags(write=False)
     return vector
 
 
@@ -178,31 +195,31 @@ class InputStage:
         if not 0 < self.n_features <= MAX_WIDTH:
             raise ValueError(f"A model has 1 to {MAX_WIDTH} features.")
         if self.columns is not None:
-            columns = np.array(self.columns)
+            columns = np.asarray(self.columns)
             if columns.dtype.kind not in "iu" or columns.ndim != 1:
                 raise ValueError("The used columns must be a vector of integers.")
-            columns = columns.astype(np.int64)
+            columns = _own(columns, np.int64)
             inside = (columns >= 0) & (columns < self.n_features)
             if not inside.all() or np.any(columns[1:] <= columns[:-1]):
                 raise ValueError("The used columns must exist, sorted and unique.")
-            columns.setflags(write=False)
             object.__setattr__(self, "columns", columns)
         if (self.shift is None) != (self.scale is None):
             raise ValueError("An input stage has both a shift and a scale, or neither.")
         for name in ("fill", "shift", "scale"):
             given = getattr(self, name)
             if given is not None:
-                array = np.array(given, dtype=np.float64)
-                if array.shape != (self.width,) or not np.isfinite(array).all():
+                array = _own(given, np.float64)
+                # Rows of float32 are computed with what these are in float32.
+                with np.errstate(over="ignore"):
+                    narrow = array.astype(np.float32)
+                if array.shape != (self.width,) or not np.isfinite(narrow).all():
                     raise ValueError(
-                        f"The input's {name} must be {self.width} finite numbers."
+                        f"The input's {name} must be {self.width} finite numbers, in "
+                        "float32 too."
                     )
-                array.setflags(write=False)
+                if name == "scale" and np.any(narrow == 0):
+                    raise ValueError("The input's scale must not be 0, in float32 too.")
                 object.__setattr__(self, name, array)
-        if self.scale is not None:
-            narrow = self.scale.astype(np.float32)
-            if not np.isfinite(narrow).all() or np.any(narrow == 0):
-                raise ValueError("The input's scale must be neither 0 nor infinite.")
 
     @property
     def width(self) -> int:
@@ -238,9 +255,10 @@ class Linear:
     def __post_init__(self) -> None:
         w = self.weight
         check_csr(w.data, w.indices, w.indptr, w.shape)
-        own = sparse.csr_array(w, copy=True)
-        for part in (own.data, own.indices, own.indptr):
-            part.setflags(write=False)
+        own = sparse.csr_array(w)  # a new object around the same arrays
+        own.data = _own(w.data, np.float32)
+        own.indices = _own(w.indices, w.indices.dtype)
+        own.indptr = _own(w.indptr, w.indptr.dtype)
         object.__setattr__(self, "weight", own)
         bias = _vector(self.bias, w.shape[0], f"The bias of layer {self.name!r}")
         object.__setattr__(self, "bias", bias)
@@ -444,6 +462,8 @@ def _width_after(i: int, op: Op, widths: list[int]) -> int:
         raise ValueError(f"Operation {i} (add) reads {len(widths)} values, not 2.")
     else:
         n_out = needed = widths[0]
+    if isinstance(op, (LayerNorm, Softmax)) and n_out == 0:
+        raise ValueError(f"Operation {i} ({op.kind}) reads a value without columns.")
     if any(width != needed for width in widths):
         raise ValueError(
             f"Operation {i} ({op.kind}) needs {needed} columns and reads {widths}."
