@@ -29,7 +29,7 @@ from sklearn_sparse_nn.runtime.graph import (
     check_csr,
 )
 
-__all__ = ["assemble", "describe", "describe_op"]
+__all__ = ["assemble", "describe", "describe_op", "describe_stage"]
 
 _Arrays = dict[str, Any]
 
@@ -78,13 +78,7 @@ def describe(
         "needs": NEEDS,
         "ops": ops,
         "output": arguments["output"],
-        "stage": {
-            "columns": None if stage.columns is None else len(stage.columns),
-            "fill": stage.fill is not None,
-            "n_features": int(stage.n_features),
-            "scale": stage.scale is not None,
-            "wide": bool(stage.wide),
-        },
+        "stage": describe_stage(stage),
         "target_mean": arguments["target_mean"],
         "target_scale": arguments["target_scale"],
     }
@@ -96,6 +90,17 @@ def describe(
             raise AssertionError(f"{name}: {array.shape} instead of {shape}")
         arrays[name] = array
     return description, layout, arrays
+
+
+def describe_stage(stage: InputStage) -> dict[str, Any]:
+    """Give the description of an input stage."""
+    return {
+        "columns": None if stage.columns is None else len(stage.columns),
+        "fill": stage.fill is not None,
+        "n_features": int(stage.n_features),
+        "scale": stage.scale is not None,
+        "wide": bool(stage.wide),
+    }
 
 
 def describe_op(op: Op) -> tuple[dict[str, Any], _Arrays]:

@@ -261,31 +261,45 @@ _check_schema = _record(
 
 def _layout(description: dict[str, Any]) -> Layout:
     """Give type and shape of every array, in the order of the file."""
-    stage = description["stage"]
-    kept = stage["n_features"] if stage["columns"] is None else stage["columns"]
-    layout: Layout = {}
-    if stage["columns"] is not None:
-        layout["stage.columns"] = ("I32", (kept,))
-    if stage["fill"]:
-        layout["stage.fill"] = ("F64", (kept,))
-    if stage["scale"]:
-        layout["stage.scale"] = layout["stage.shift"] = ("F64", (kept,))
+    layout = {f"stage.{k}": v for k, v in stage_layout(description["stage"]).items()}
     classes = description["classes"]
     if classes is not None and "size" in classes:
         layout["classes"] = (classes["type"], (classes["size"],))
     for i, op in enumerate(description["ops"]):
-        if op["kind"] == "linear":
-            (n_out, n_in), nnz = op["shape"], op["nnz"]
-            layout[f"{i}.bias"] = ("F32", (n_out,))
-            layout[f"{i}.data"] = ("F32", (nnz,))
-            layout[f"{i}.indices"] = ("U16" if n_in <= 2**16 else "I32", (nnz,))
-            layout[f"{i}.indptr"] = ("I32" if nnz < 2**31 else "I64", (n_out + 1,))
-        elif op["kind"] == "affine":
-            layout[f"{i}.scale"] = layout[f"{i}.shift"] = ("F32", (op["width"],))
-        elif op["kind"] == "layer_norm":
-            layout[f"{i}.weight"] = layout[f"{i}.bias"] = ("F32", (op["width"],))
+        layout.update({f"{i}.{k}": v for k, v in op_layout(op).items()})
     order = list(TYPES)
     return dict(sorted(layout.items(), key=lambda x: (order.index(x[1][0]), x[0])))
+
+
+def stage_layout(stage: dict[str, Any]) -> Layout:
+    """Give type and shape of the arrays of a described input stage."""
+    layout: Layout = {}
+    n = stage["n_features"]
+    if stage["columns"] is not None:
+        n = stage["columns"]
+        layout["columns"] = ("I32", (n,))
+    if stage["fill"]:
+        layout["fill"] = ("F64", (n,))
+    if stage["scale"]:
+        layout["scale"] = layout["shift"] = ("F64", (n,))
+    return layout
+
+
+def op_layout(op: dict[str, Any]) -> Layout:
+    """Give type and shape of the arrays of a described operation."""
+    if op["kind"] == "linear":
+        (n_out, n_in), nnz = op["shape"], op["nnz"]
+        return {
+            "bias": ("F32", (n_out,)),
+            "data": ("F32", (nnz,)),
+            "indices": ("U16" if n_in <= 2**16 else "I32", (nnz,)),
+            "indptr": ("I32" if nnz < 2**31 else "I64", (n_out + 1,)),
+        }
+    if op["kind"] == "affine":
+        return {"scale": ("F32", (op["width"],)), "shift": ("F32", (op["width"],))}
+    if op["kind"] == "layer_norm":
+        return {"bias": ("F32", (op["width"],)), "weight": ("F32", (op["width"],))}
+    return {}
 
 
 def array_bytes(layout: Layout) -> dict[str, int]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse, special
 
+from sklearn_sparse_nn.runtime.cost import Cost, cost_of
+from sklearn_sparse_nn.runtime.display import as_html, as_text
 from sklearn_sparse_nn.runtime.engine import Engine, make_engine
 from sklearn_sparse_nn.runtime.format import read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
@@ -145,6 +147,23 @@ class SparseModel:
         other = copy_shallow(self)
         other.__dict__["n_threads"] = _thread_count(n_threads)
         return other
+
+    def cost(self) -> Cost:
+        """Count what the model costs.
+
+        Returns
+        -------
+        cost : Cost
+            Non-zeros, FLOPs for one row, bytes of the arrays, peak bytes of activations
+            for one row, and the same of every layer.
+        """
+        return cost_of(self.graph)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def save(self, path: Any) -> None:
         """Write the model to one file, which `load` reads.
