@@ -178,8 +178,6 @@ def graphs(draw):
 _NUMBERS = (
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 )
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
-)
 
 
 @st.composite
