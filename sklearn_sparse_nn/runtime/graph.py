@@ -80,7 +80,7 @@ class Activation:
                 f"Activation {self.name!r} has {ACTIVATIONS[self.name]} parameters; "
                 f"got {len(self.params)}."
             )
-        limit = np.finfo(np.float32).max
+        limit = float(np.finfo(np.float32).max)
         if any(isinstance(p, bool) or not abs(p) <= limit for p in self.params):
             raise ValueError(
                 f"Parameters of activation {self.name!r} must be finite numbers in "
@@ -137,10 +137,12 @@ def check_csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> N
 
 def _own(values: Any, dtype: Any) -> Any:
     """Give a read-only array that nobody else can write to."""
+    owner = getattr(values, "base", None)
+    owner = values if owner is None else owner
     if (
-        type(values) is np.ndarray
-        and values.base is None
-        and not values.flags.writeable
+        type(values) is type(owner) is np.ndarray
+        and owner.base is None
+        and not (owner.flags.writeable or values.flags.writeable)
         and values.flags.c_contiguous
         and values.dtype == dtype
     ):

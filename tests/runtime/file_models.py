@@ -22,7 +22,6 @@ from sklearn_sparse_nn.runtime.graph import (
 )
 
 PREFIX = b'{"__metadata__":{"sklearn_sparse_nn":"{\\"checksum\\":\\"'
-SIZES = {"F32": 4, "F64": 8, "I32": 4, "I64": 8, "U16": 2, "BOOL": 1, "U8": 1}
 
 
 def weight(rng, n_out, n_in, density=0.5):
@@ -69,7 +68,7 @@ def parts(raw):
     return description, arrays
 
 
-def build(description, arrays, *, text=None):
+def build(description, arrays, *, text=None, seal=True):
     """Put a file together and give it a valid checksum, whatever is in it."""
     if text is None:
         text = json.dumps(
@@ -84,7 +83,7 @@ def build(description, arrays, *, text=None):
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     raw = len(head).to_bytes(8, "little") + head + b"".join(a[3] for a in arrays)
-    return sealed(raw)
+    return sealed(raw) if seal else raw
 
 
 def sealed(raw):
