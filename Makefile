@@ -5,7 +5,7 @@ READY := .venv/.ready
 # One torch thread a process: the tests run in two processes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint types contracts check clean
+.PHONY: demo test lint types contracts check fuzz clean
 
 demo: $(READY)
 	$(BIN)/python examples/quickstart.py
@@ -24,6 +24,15 @@ contracts: $(READY)
 	$(BIN)/lint-imports
 
 check: lint types contracts test
+
+# One minute of the reader of model files; what it finds is kept in build/fuzz.
+SECONDS ?= 60
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	mkdir -p build/fuzz/corpus
+	$(ONE_THREAD) $(BIN)/python -m fuzz.loader build/fuzz/corpus tests/runtime/golden \
+	    -max_total_time=$(SECONDS) -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
+	    -print_final_stats=1 -artifact_prefix=build/fuzz/
 
 clean:
 	rm -rf .venv
