@@ -1,15 +1,28 @@
 """What runs a graph: the kernels, or scipy where there is no numba."""
 
-from typing import Protocol
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import special
 
 from sklearn_sparse_nn.runtime.graph import Floats, Graph
-from sklearn_sparse_nn.runtime.inputs import apply_narrow
+from sklearn_sparse_nn.runtime.inputs import apply_narrow, refuse_nonfinite
+from sklearn_sparse_nn.runtime.plan import (
+    Plan,
+    Program,
+    aligned,
+    choose,
+    make_program,
+)
 from sklearn_sparse_nn.runtime.reference import evaluate
 
-__all__ = ["Engine", "ReferenceEngine", "make_engine"]
+__all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
+
+_TILE = 64
 
 
 class Engine(Protocol):
@@ -32,10 +45,12 @@ class Engine(Protocol):
             Whether X has passed the input stage already.
         n_threads : int
             At most so many own threads.
-        """
 
-    def hidden(self, values: Floats, upto: int) -> Floats:
-        """Give value `upto` for rows of value 0."""
+        Raises
+        ------
+        ValueError
+            X has NaN or infinite values.
+        """
 
 
 class ReferenceEngine:
@@ -59,12 +74,119 @@ class ReferenceEngine:
         if proba:
             out[...] = special.softmax(out, axis=1)
 
-    def hidden(self, values: Floats, upto: int) -> Floats:
-        """Give value `upto` for rows of value 0."""
-        result: Floats = evaluate(self.graph, np.asarray(values), upto=upto)
-        return result
+
+class _Scratch(threading.local):
+    """Every thread's own scratch memory, shared by all models."""
+
+    def __init__(self) -> None:
+        self.floats = aligned(0, np.float32)
+
+    def of(self, n: int) -> Any:
+        if len(self.floats) < n:
+            self.floats = aligned(n, np.float32)
+        return self.floats
+
+
+_scratch = _Scratch()
+_pools: dict[int, ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+def _forget_pools() -> None:
+    """Drop the pools of the parent process, whose threads are not here."""
+    global _pools, _pools_lock
+    _pools, _pools_lock = {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
+
+
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    with _pools_lock:
+        if n_threads not in _pools:
+            _pools[n_threads] = ThreadPoolExecutor(n_threads, "sparse-model")
+        return _pools[n_threads]
+
+
+def _allowed_threads(n_threads: int) -> int:
+    """Keep to the limit that joblib sets in its workers."""
+    limit = os.environ.get("NUMBA_NUM_THREADS", "")
+    return min(n_threads, int(limit)) if limit.isdigit() and int(limit) else n_threads
+
+
+class KernelEngine:
+    """Runs a graph with the compiled kernels.
+
+    Parameters
+    ----------
+    graph : Graph
+        The net.
+    plan : Plan or None, default=None
+        How to run it; None to choose by counting.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan | None = None) -> None:
+        self.graph = graph
+        self._plan = plan
+        self._ready: tuple[Any, Plan, Program] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """How the graph is run."""
+        return self._prepared()[1]
+
+    def _prepared(self) -> tuple[Any, Plan, Program]:
+        """Load the kernels and write the program, once.
+
+        Two threads may both do so; they come to the same.
+        """
+        if self._ready is None:
+            from sklearn_sparse_nn.runtime import kernels  # numba takes a while
+
+            plan = self._plan or choose(self.graph)
+            self._ready = kernels.run, plan, make_program(self.graph, plan)
+        return self._ready
+
+    def run(
+        self, X: Floats, out: Floats, *, proba: bool, staged: bool, n_threads: int
+    ) -> None:
+        """Write raw outputs, or their softmax."""
+        n_rows = X.shape[0]
+        kernel, plan, p = self._ready or self._prepared()
+
+        def run_rows(first: int, last: int) -> bool:
+            scratch = _scratch.of(p.scratch_size)
+            arrays = (p.lines, p.floats, p.table, p.columns, scratch)
+            limit = plan.single_limit
+            done: bool = kernel(X, out, *arrays, first, last, limit, proba, staged)
+            return done
+
+        if n_threads > 1 and n_rows > _TILE:
+            fine = _run_parts(run_rows, n_rows, _allowed_threads(n_threads))
+        else:
+            fine = run_rows(0, n_rows)
+        if not fine:
+            allow_nan = self.graph.stage.fill is not None and not staged
+            refuse_nonfinite(X, allow_nan=allow_nan)
+
+
+def _run_parts(run_rows: Any, n_rows: int, n_threads: int) -> bool:
+    """Share tiles of rows between threads, this one among them."""
+    n_tiles = -(-n_rows // _TILE)
+    n_parts = min(n_threads, n_tiles)
+    if n_parts == 1:
+        return bool(run_rows(0, n_rows))
+    cuts = [min(n_rows, n_tiles * i // n_parts * _TILE) for i in range(n_parts + 1)]
+    pool = _pool(n_parts - 1)
+    others = [pool.submit(run_rows, cuts[i], cuts[i + 1]) for i in range(1, n_parts)]
+    fine = run_rows(cuts[0], cuts[1])
+    return all([fine, *(other.result() for other in others)])
 
 
 def make_engine(graph: Graph) -> Engine:
-    """Choose what runs a graph."""
-    return ReferenceEngine(graph)
+    """Choose what runs a graph: the kernels, unless numba is missing or off."""
+    off = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+    if off or find_spec("numba") is None:
+        return ReferenceEngine(graph)
+    return KernelEngine(graph)

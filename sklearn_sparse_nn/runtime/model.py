@@ -19,6 +19,7 @@ __all__ = ["OUTPUTS", "SparseModel"]
 #: What makes probabilities of raw outputs.
 OUTPUTS = ("identity", "softmax", "sigmoid")
 _FLOAT32 = np.dtype(np.float32)
+_HIDDEN_NUMBERS = 2**20  # activations that are dense at once
 
 
 class SparseModel:
@@ -299,16 +300,27 @@ class SparseModel:
         hidden : csr_array of shape (n_rows, n_hidden), float32
             Of the units that are left: dead ones are not part of the model.
         """
-        upto = max(
-            (op.input for op in self.graph.ops if isinstance(op, Linear)), default=0
-        )
-        parts = [np.zeros((0, self.graph.widths[upto]), dtype=np.float32)]
-        checked = check_rows(X, self.n_features_in_, self._names())
-        for _, rows in chunks(checked, self.graph.stage):
-            staged = rows.shape[1] != self.n_features_in_ or self._is_staged(checked)
-            values = rows if staged else apply_narrow(rows, self.graph.stage)
-            parts.append(self._engine.hidden(values, upto))
-        return sparse.vstack([sparse.csr_array(p) for p in parts], format="csr")
+        reads = [op.input for op in self.graph.ops if isinstance(op, Linear)]
+        upto = max(reads, default=0)
+        if upto == 0:
+            checked = check_rows(X, self.n_features_in_, self._names())
+            parts = [
+                rows
+                if self._is_staged(checked)
+                else apply_narrow(rows, self.graph.stage)
+                for _, rows in chunks(checked, self.graph.stage)
+            ]
+            empty = np.zeros((0, self.graph.widths[0]), dtype=np.float32)
+            return sparse.csr_array(np.concatenate([empty, *parts]))
+        below = Graph(self.graph.stage, self.graph.ops[:upto])
+        names = self._names()
+        hidden = SparseModel(below, feature_names=names, n_threads=self.n_threads)
+        size = max(1, _HIDDEN_NUMBERS // below.n_outputs)
+        checked = check_rows(X, self.n_features_in_, names)
+        starts = range(0, checked.shape[0], size)
+        parts = [hidden.forward(checked[start : start + size]) for start in starts]
+        empty = np.zeros((0, below.n_outputs), dtype=np.float32)
+        return sparse.vstack([sparse.csr_array(p) for p in [empty, *parts]], "csr")
 
     def _run(self, X: Any, out: Any, *, proba: bool) -> Any:
         n_outputs = self.graph.n_outputs
@@ -317,6 +329,7 @@ class SparseModel:
             and X.dtype == _FLOAT32
             and X.ndim == 2
             and X.flags.c_contiguous
+            and X.flags.aligned
             and X.shape[1] == self.n_features_in_
         )
         if not direct:

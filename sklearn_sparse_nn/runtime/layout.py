@@ -1,0 +1,30 @@
+"""Where things stand in the arrays that the kernels read.
+
+Plain ints, as numba takes them for constants.
+"""
+
+# Kinds of operations.
+LINEAR, AFFINE, LAYER_NORM, ADD, CONCAT, SOFTMAX, LOG_SOFTMAX = range(7)
+
+# Fields of an operation's line.
+KIND, IN, IN2, OUT, N_IN, N_OUT = range(6)  # IN, IN2, OUT: rows of scratch
+ACT, PARAMS = 6, 7  # code of the activation; where its two parameters (and eps) are
+A, B = 8, 9  # where bias, or scale and shift, or a norm's weight and bias are
+ENTRIES_AT, N_ENTRIES, TILE_WEIGHTS, TILE_COLUMNS = range(10, 14)
+SLICES_AT, N_SLICES, SLICE_WEIGHTS, SLICE_COLUMNS = range(14, 18)
+ORDER_AT, SLICE_BIAS = 18, 19
+DENSE_LIMIT = 20  # up to so many rows are multiplied with all weights
+DENSE_WEIGHTS, DENSE_BIAS = 21, 22
+N_FIELDS = 23
+
+# Fields of the line before them, beside OUT and N_OUT; -1 for what there is not.
+WIDTH, SCRATCH_ROWS = 6, 7
+FILL_AT, SHIFT_AT, SCALE_AT, COLUMNS_AT = range(8, 12)
+
+# An entry: output row, number of columns, flags, first column of its panel.
+ENTRY_FIELDS = 4
+GROUPED = 4  # flag: four rows; the lower bits are those of `vectors`
+SHARED = 8  # flag: the next entry has the same columns
+
+WIDE, NARROWEST = 64, 8  # rows of X in a tile; between them 16 and 32
+SIDE = 64  # outputs of a dense layer that are taken at once for a single row

@@ -1,0 +1,396 @@
+"""Explicit vectors for numba: the inner loops, written as LLVM IR.
+
+A plain numba loop keeps its accumulators in memory; here they stay in registers. The
+IR says ``<16 x float>``, which LLVM lowers to AVX-512, to pairs of AVX2 or to fours of
+NEON registers. All kernels add a row's products in the order of its columns, starting
+from its bias, with one rounding per product where the machine has FMA: so all give the
+same bits.
+
+Addresses are raw and nothing is checked here: every caller passes arrays that `packing`
+made from a checked graph.
+"""
+
+import platform
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import extending as numba_extending
+from numba import types
+
+__all__ = [
+    "ACCUMULATE",
+    "GROUP",
+    "LANES",
+    "RELU",
+    "dot_dense",
+    "dot_group",
+    "dot_row",
+    "dot_slice",
+    "dot_slice_tile",
+    "transpose",
+]
+
+intrinsic: Any = numba_extending.intrinsic  # its types do not know the context
+
+LANES = 16
+GROUP = 4  # output rows that share their columns in `dot_group`
+DENSE_SIDE = 64  # output rows that `dot_dense` takes at once
+RELU, ACCUMULATE = 1, 2  # flags: clip at zero; start from what is there, not the bias
+
+_F32, _I8, _I16 = ir.FloatType(), ir.IntType(8), ir.IntType(16)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_VEC = ir.VectorType(_F32, LANES)
+#: Rows of X in a tile -> how many vectors of how many floats.
+_TILES = {64: (4, 16), 32: (2, 16), 16: (1, 16), 8: (1, 8)}
+
+
+def _features() -> set[str]:
+    found = binding.get_host_cpu_features()
+    return {name for name, has in found.items() if has}
+
+
+_ARM = platform.machine().lower() in ("aarch64", "arm64")
+_HAS = _features()
+_FUSED = _ARM or "fma" in _HAS
+#: Floats of accumulators that the registers hold, with some left for the rest.
+_ROOM = 256 if "avx512f" in _HAS else 64
+
+
+class _Ir:
+    """Shorthands around an IR builder, for vectors of one length."""
+
+    def __init__(self, builder: Any, lanes: int = LANES) -> None:
+        self.b = builder
+        self.lanes = lanes
+        self.vec = ir.VectorType(_F32, lanes)
+
+    def pointer(self, address: Any, kind: Any) -> Any:
+        return self.b.inttoptr(address, kind.as_pointer())
+
+    def at(self, pointer: Any, n: Any) -> Any:
+        index = ir.Constant(_I64, n) if isinstance(n, int) else n
+        return self.b.gep(pointer, [index])
+
+    def vectors(self, pointer: Any, n: int) -> list[Any]:
+        """Give the addresses of `n` vectors that begin at a byte pointer."""
+        first = self.b.bitcast(pointer, self.vec.as_pointer())
+        return [self.at(first, v) for v in range(n)]
+
+    def load(self, pointer: Any, align: int = 4) -> Any:
+        return self.b.load(pointer, align=align)
+
+    def load_vector(self, pointer: Any) -> Any:
+        return self.b.load(pointer, align=4 * self.lanes)
+
+    def store_vector(self, value: Any, pointer: Any) -> None:
+        self.b.store(value, pointer, align=4 * self.lanes)
+
+    def splat(self, scalar: Any) -> Any:
+        one = self.b.insert_element(
+            ir.Constant(self.vec, ir.Undefined), scalar, ir.Constant(_I32, 0)
+        )
+        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
+        return self.b.shuffle_vector(one, one, zeros)
+
+    def multiply_add(self, a: Any, x: Any, total: Any) -> Any:
+        if not _FUSED:
+            return self.b.fadd(self.b.fmul(a, x), total)
+        name = f"llvm.fma.v{self.lanes}f32"
+        kind = ir.FunctionType(self.vec, [self.vec] * 3)
+        fma = self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name)
+        return self.b.call(fma, [a, x, total])
+
+    def flag(self, flags: Any, bit: int) -> Any:
+        masked = self.b.and_(flags, ir.Constant(_I64, bit))
+        return self.b.icmp_signed("!=", masked, ir.Constant(_I64, 0))
+
+    def relu(self, clip: Any, value: Any) -> Any:
+        # An ordered comparison: NaN stays NaN, as in torch.
+        zero = ir.Constant(self.vec, [0.0] * self.lanes)
+        below = self.b.fcmp_ordered("<", value, zero)
+        return self.b.select(clip, self.b.select(below, zero, value), value)
+
+    def column(self, packed: Any, k: int) -> Any:
+        """Give the k-th of the four columns that are packed in one load."""
+        moved = self.b.lshr(packed, ir.Constant(_I64, k * 16)) if k else packed
+        return self.b.and_(moved, ir.Constant(_I64, 0xFFFF))
+
+    def loop(self, n: Any, carried: list[Any], body: Any) -> list[Any]:
+        """Run ``body(k, carried) -> carried`` for k in range(n); give the last."""
+        b, entry = self.b, self.b.block
+        loop, done = b.append_basic_block("loop"), b.append_basic_block("done")
+        zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
+        b.cbranch(b.icmp_signed("<", zero, n), loop, done)
+        b.position_at_end(loop)
+        k = b.phi(_I64)
+        k.add_incoming(zero, entry)
+        now = [b.phi(value.type) for value in carried]
+        for phi, value in zip(now, carried, strict=True):
+            phi.add_incoming(value, entry)
+        new = body(k, now)
+        after = b.add(k, one)
+        k.add_incoming(after, loop)
+        for phi, value in zip(now, new, strict=True):
+            phi.add_incoming(value, loop)
+        b.cbranch(b.icmp_signed("<", after, n), loop, done)
+        b.position_at_end(done)
+        last = [b.phi(value.type) for value in carried]
+        for phi, before, value in zip(last, carried, new, strict=True):
+            phi.add_incoming(before, entry)
+            phi.add_incoming(value, loop)
+        return last
+
+
+def _by_tile(builder: Any, tile: Any, widths: tuple[int, ...], emit: Any) -> None:
+    """Emit code for every width of a tile, and the switch that chooses."""
+    end = builder.append_basic_block("end")
+    blocks = [builder.append_basic_block(f"tile{w}") for w in widths]
+    choice = builder.switch(tile, blocks[-1])
+    for width, block in zip(widths[:-1], blocks, strict=False):
+        choice.add_case(ir.Constant(_I64, width), block)
+    for width, block in zip(widths, blocks, strict=True):
+        builder.position_at_end(block)
+        emit(width)
+        builder.branch(end)
+    builder.position_at_end(end)
+
+
+def _rows_times_tile(builder: Any, args: Any, n_rows: int, tile: int) -> None:
+    """Emit the products of `n_rows` rows with shared columns and a tile."""
+    w_addr, c_addr, n, x_addr, out_addr, b_addr, flags = args
+    n_vec, lanes = _TILES[tile]
+    g, b, row_bytes = _Ir(builder, lanes), builder, tile * 4
+    w, columns = g.pointer(w_addr, _F32), g.pointer(c_addr, _I16)
+    bias, out8 = g.pointer(b_addr, _F32), g.pointer(out_addr, _I8)
+    accumulate, clip = g.flag(flags, ACCUMULATE), g.flag(flags, RELU)
+    shift = ir.Constant(_I64, row_bytes.bit_length() - 1)
+    at_once = max(1, min(n_vec, _ROOM // (n_rows * lanes)))
+    for first in range(0, n_vec, at_once):
+        x8 = g.at(g.pointer(x_addr, _I8), first * lanes * 4)
+        outs = [
+            out
+            for r in range(n_rows)
+            for out in g.vectors(g.at(out8, r * row_bytes + first * lanes * 4), at_once)
+        ]
+        starts = [g.splat(g.load(g.at(bias, r))) for r in range(n_rows)]
+        totals = [
+            b.select(accumulate, g.load_vector(out), starts[i // at_once])
+            for i, out in enumerate(outs)
+        ]
+
+        def body(k: Any, now: list[Any], x8: Any = x8) -> list[Any]:
+            column = b.zext(g.load(g.at(columns, k), 2), _I64)
+            xs = g.vectors(g.at(x8, b.shl(column, shift)), at_once)
+            xs = [g.load_vector(x) for x in xs]
+            weights = g.at(w, b.mul(k, ir.Constant(_I64, n_rows)))
+            values = [g.splat(g.load(g.at(weights, r))) for r in range(n_rows)]
+            return [
+                g.multiply_add(values[i // at_once], xs[i % at_once], total)
+                for i, total in enumerate(now)
+            ]
+
+        for out, total in zip(outs, g.loop(n, totals, body), strict=True):
+            g.store_vector(g.relu(clip, total), out)
+
+
+def _make_dot(n_rows: int, widths: tuple[int, ...]) -> Any:
+    """Make ``dot(weights, columns, n, x, out, bias, flags, tile)``."""
+
+    @intrinsic
+    def dot(  # type: ignore[no-untyped-def]
+        typingctx, weights, columns, n, x, out, bias, flags, tile
+    ):
+        a, i = types.uintp, types.int64
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            def emit(tile: int) -> None:
+                _rows_times_tile(builder, args[:-1], n_rows, tile)
+
+            _by_tile(builder, args[-1], widths, emit)
+            return context.get_dummy_value()
+
+        return types.void(a, a, i, a, a, a, i, i), codegen
+
+    return dot
+
+
+#: One output row times a tile of 64 rows of X, feature-major; of 8 to 32 where a layer
+#: is too wide for slices.
+dot_row = _make_dot(1, (64, 32, 16, 8))
+#: Four output rows with the same columns, for blocks and dense layers.
+dot_group = _make_dot(GROUP, (64, 32, 16, 8))
+
+
+def _slice_times_tile(builder: Any, args: Any, tile: int) -> None:
+    """Emit the products of sixteen interleaved rows and a narrow tile."""
+    w_addr, c_addr, n, x_addr, out_addr, order_addr, b_addr, flags = args
+    n_vec, lanes = _TILES[tile]
+    g, b, row_bytes = _Ir(builder, lanes), builder, tile * 4
+    w, packed = g.pointer(w_addr, _F32), g.pointer(c_addr, _I64)
+    x8, out8 = g.pointer(x_addr, _I8), g.pointer(out_addr, _I8)
+    order, bias = g.pointer(order_addr, _I32), g.pointer(b_addr, _F32)
+    clip = g.flag(flags, RELU)
+    shift = ir.Constant(_I64, row_bytes.bit_length() - 1)
+    n_rows = min(LANES, _ROOM // tile)
+    for first in range(0, LANES, n_rows):
+        rows = range(first, first + n_rows)
+        starts = [g.splat(g.load(g.at(bias, r))) for r in rows]
+        totals = [start for start in starts for _ in range(n_vec)]
+
+        def body(k: Any, now: list[Any], rows: Any = rows) -> list[Any]:
+            fours = g.at(packed, b.mul(k, ir.Constant(_I64, LANES // 4)))
+            weights, new = g.at(w, b.mul(k, ir.Constant(_I64, LANES))), []
+            for i, r in enumerate(rows):
+                if i % 4 == 0 or r % 4 == 0:
+                    four = g.load(g.at(fours, r // 4), 8)
+                xs = g.vectors(g.at(x8, b.shl(g.column(four, r % 4), shift)), n_vec)
+                value = g.splat(g.load(g.at(weights, r)))
+                for v, x in enumerate(xs):
+                    total = now[i * n_vec + v]
+                    new.append(g.multiply_add(value, g.load_vector(x), total))
+            return new
+
+        totals = g.loop(n, totals, body)
+        for i, r in enumerate(rows):
+            place = b.zext(g.load(g.at(order, r)), _I64)
+            outs = g.vectors(g.at(out8, b.shl(place, shift)), n_vec)
+            for v, out in enumerate(outs):
+                g.store_vector(g.relu(clip, totals[i * n_vec + v]), out)
+
+
+@intrinsic
+def dot_slice_tile(  # type: ignore[no-untyped-def]
+    typingctx, weights, columns, n, x, out, order, bias, flags, tile
+):
+    """Sixteen output rows, interleaved (SELL-16), times a tile of 8 to 32 rows of X."""
+    a, i = types.uintp, types.int64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def emit(tile: int) -> None:
+            _slice_times_tile(builder, args[:-1], tile)
+
+        _by_tile(builder, args[-1], (32, 16, 8), emit)
+        return context.get_dummy_value()
+
+    return types.void(a, a, i, a, a, a, a, i, i), codegen
+
+
+@intrinsic
+def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-untyped-def]
+    """Sixteen output rows, interleaved (SELL-16), times one row of X."""
+    a, i = types.uintp, types.int64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        w_addr, c_addr, n, x_addr, out_addr, b_addr = args
+        g, b = _Ir(builder), builder
+        w, x = g.pointer(w_addr, _VEC), g.pointer(x_addr, _F32)
+        packed = g.pointer(c_addr, _I64)  # four columns in one load
+
+        def body(k: Any, now: list[Any]) -> list[Any]:
+            xs: Any = ir.Constant(_VEC, ir.Undefined)
+            at = b.mul(k, ir.Constant(_I64, LANES // 4))
+            for lane in range(LANES):
+                if lane % 4 == 0:
+                    four = g.load(
+                        g.at(packed, b.add(at, ir.Constant(_I64, lane // 4))), 8
+                    )
+                value = g.load(g.at(x, g.column(four, lane % 4)))
+                xs = b.insert_element(xs, value, ir.Constant(_I32, lane))
+            return [g.multiply_add(g.load(g.at(w, k), 64), xs, now[0])]
+
+        start = g.load(g.pointer(b_addr, _VEC))
+        (total,) = g.loop(n, [start], body)
+        b.store(total, g.pointer(out_addr, _VEC), align=4)
+        return context.get_dummy_value()
+
+    return types.void(a, a, i, a, a, a), codegen
+
+
+def _dense_rows(builder: Any, args: Any, n_rows: int) -> None:
+    """Emit the products of 64 outputs, all weights stored, and a few rows of X."""
+    w_addr, n, x_addr, x_step, out_addr, out_step, b_addr = args
+    g, b, wide = _Ir(builder), builder, DENSE_SIDE // LANES
+    w, bias = g.pointer(w_addr, _VEC), g.pointer(b_addr, _VEC)
+    x, out = g.pointer(x_addr, _F32), g.pointer(out_addr, _F32)
+
+    def body(k: Any, now: list[Any]) -> list[Any]:
+        weights = g.at(w, b.mul(k, ir.Constant(_I64, wide)))
+        weights = [g.load(g.at(weights, v), 64) for v in range(wide)]
+        place = g.at(x, b.mul(k, x_step))
+        values = [g.splat(g.load(g.at(place, r))) for r in range(n_rows)]
+        return [
+            g.multiply_add(weights[i % wide], values[i // wide], total)
+            for i, total in enumerate(now)
+        ]
+
+    starts = [g.load(g.at(bias, v)) for v in range(wide)]
+    totals = g.loop(n, starts * n_rows, body)
+    if n_rows == 1:
+        for v, total in enumerate(totals):
+            b.store(total, g.at(b.bitcast(out, _VEC.as_pointer()), v), align=4)
+        return
+    for i, total in enumerate(totals):
+        for lane in range(LANES):
+            row = ir.Constant(_I64, i % wide * LANES + lane)
+            place = g.at(g.at(out, b.mul(row, out_step)), i // wide)
+            one = b.extract_element(total, ir.Constant(_I32, lane))
+            b.store(one, place, align=4)
+
+
+@intrinsic
+def dot_dense(  # type: ignore[no-untyped-def]
+    typingctx, weights, n, x, x_step, out, out_step, bias, n_rows
+):
+    """Sixty-four output rows, interleaved and dense, times 1 to 4 rows of X.
+
+    Steps are the floats from one feature, or output, to the next; rows of X stand side
+    by side. For a single row outputs stand side by side, whatever the step.
+    """
+    a, i = types.uintp, types.int64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def emit(n_rows: int) -> None:
+            _dense_rows(builder, args[:-1], n_rows)
+
+        _by_tile(builder, args[-1], (4, 3, 2, 1), emit)
+        return context.get_dummy_value()
+
+    return types.void(a, i, a, i, a, i, a, i), codegen
+
+
+@intrinsic
+def transpose(typingctx, source, stride, target, row_bytes):  # type: ignore[no-untyped-def]
+    """Turn 16 rows of 16 floats, `stride` bytes apart, to rows `row_bytes` apart."""
+    a, i = types.uintp, types.int64
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, stride, target, row_bytes = args
+        g, b = _Ir(builder), builder
+        source, target = g.pointer(source, _I8), g.pointer(target, _I8)
+
+        def row(base: Any, step: Any, r: int) -> Any:
+            place = g.at(base, b.mul(step, ir.Constant(_I64, r)))
+            return b.bitcast(place, _VEC.as_pointer())
+
+        rows = [g.load(row(source, stride, r)) for r in range(LANES)]
+        for r, out in enumerate(_transposed(b, rows)):
+            b.store(out, row(target, row_bytes, r), align=64)
+        return context.get_dummy_value()
+
+    return types.void(a, i, a, i), codegen
+
+
+def _transposed(b: Any, rows: list[Any]) -> list[Any]:
+    """Transpose by four rounds of swaps: bit `d` of row and lane change places."""
+    for d in (1, 2, 4, 8):
+        low = [j if not j & d else LANES + (j ^ d) for j in range(LANES)]
+        high = [(j | d) if not j & d else LANES + j for j in range(LANES)]
+        masks = [ir.Constant(ir.VectorType(_I32, LANES), m) for m in (low, high)]
+        new = list(rows)
+        for r in range(LANES):
+            if not r & d:
+                pair = rows[r], rows[r | d]
+                new[r] = b.shuffle_vector(*pair, masks[0])
+                new[r | d] = b.shuffle_vector(*pair, masks[1])
+        rows = new
+    return rows
