@@ -26,12 +26,12 @@ contracts: $(READY)
 check: lint types contracts test
 
 # One minute of the reader of model files; what it finds is kept in build/fuzz.
-SECONDS ?= 60
+FUZZ_SECONDS ?= 60
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	mkdir -p build/fuzz/corpus
 	$(ONE_THREAD) $(BIN)/python -m fuzz.loader build/fuzz/corpus tests/runtime/golden \
-	    -max_total_time=$(SECONDS) -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
 	    -print_final_stats=1 -artifact_prefix=build/fuzz/
 
 clean:

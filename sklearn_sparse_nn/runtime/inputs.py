@@ -35,23 +35,28 @@ def check_rows(X: Any, n_features: int, names: Any) -> Any:
     ValueError
         In scikit-learn's words: another number of dimensions or columns, other names,
         complex numbers, no numbers.
+    TypeError
+        An ``np.matrix``, or objects that are no numbers.
     """
     columns = getattr(X, "columns", None)
     if columns is not None and names is not None:
         _check_names(list(columns), list(names))
     if sparse.issparse(X):
-        X = sparse.csr_array(X)
-    elif not isinstance(X, np.ndarray):
-        X = np.asarray(X)
+        X = _as_csr(X)
+    elif type(X) is not np.ndarray:
+        X = _as_array(X)
     if X.dtype.kind == "c":
-        raise ValueError("Complex data not supported.")
-    if X.dtype.kind not in "fiub":
-        X = _as_numbers(X)
+        raise ValueError(f"Complex data not supported\n{X}\n")
+    if X.dtype.kind == "O":
+        X = X.astype(np.float64)
     if X.ndim != 2:
+        _refuse_dimensions(X)
+    if X.dtype.kind not in "fiub":
+        _refuse_type(X)
+    if X.shape[1] == 0:
         raise ValueError(
-            f"Expected 2D array, got {X.ndim}D array instead. Reshape your data either "
-            "using array.reshape(-1, 1) if your data has a single feature or "
-            "array.reshape(1, -1) if it contains a single sample."
+            f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is "
+            "required by SparseModel."
         )
     if X.shape[1] != n_features:
         raise ValueError(
@@ -61,13 +66,61 @@ def check_rows(X: Any, n_features: int, names: Any) -> Any:
     return X
 
 
-def _as_numbers(X: Any) -> Any:
-    try:
-        return X.astype(np.float64)
-    except (TypeError, ValueError) as error:
+def _as_csr(X: Any) -> Any:
+    """Give a sparse matrix as a CSR array, without touching the user's own."""
+    if X.ndim != 2:
         raise ValueError(
-            f"X must hold numbers; got dtype {X.dtype}. {error}"
-        ) from error
+            f"Expected 2D input, got input with shape {X.shape}.\nReshape your data "
+            "either using array.reshape(-1, 1) if your data has a single feature or "
+            "array.reshape(1, -1) if it contains a single sample."
+        )
+    if X.format in ("csr", "csc"):
+        own = (sparse.csr_array if X.format == "csr" else sparse.csc_array)(X)
+        own.check_format()  # scipy does not look where indices point when it uses them
+        X = own
+    return sparse.csr_array(X)
+
+
+def _as_array(X: Any) -> Any:
+    """Give a list, a DataFrame or a kind of ndarray as a plain ndarray."""
+    if isinstance(X, np.matrix):
+        raise TypeError(
+            "np.matrix is not supported. Please convert to a numpy array with "
+            "np.asarray. For more information see: "
+            "https://numpy.org/doc/stable/reference/generated/numpy.matrix.html"
+        )
+    array = np.asarray(X)
+    if hasattr(X, "iloc"):
+        if array.ndim == 1:
+            raise ValueError(
+                f"Expected a 2-dimensional container but got {type(X)} instead. Pass a "
+                "DataFrame containing a single row (i.e. single sample) or a single "
+                "column (i.e. single feature) instead."
+            )
+        if array.dtype.kind == "O":  # pandas' own missing values, which are no floats
+            array = X.to_numpy(dtype=np.float64, na_value=np.nan)
+    return array
+
+
+def _refuse_dimensions(X: Any) -> None:
+    if X.ndim > 2:
+        raise ValueError(
+            f"Found array with dim {X.ndim}, while dim <= 2 is required by SparseModel."
+        )
+    raise ValueError(
+        f"Expected 2D array, got {'1D' if X.ndim else 'scalar'} array instead:\narray="
+        f"{X}.\nReshape your data either using array.reshape(-1, 1) if your data has a "
+        "single feature or array.reshape(1, -1) if it contains a single sample."
+    )
+
+
+def _refuse_type(X: Any) -> None:
+    if X.dtype.kind in "USV":
+        raise ValueError(
+            "dtype='numeric' is not compatible with arrays of bytes/strings."
+            "Convert your data to numeric values explicitly instead."
+        )
+    raise ValueError(f"X must hold numbers; got dtype {X.dtype}.")
 
 
 def _check_names(given: list[Any], expected: list[str]) -> None:
@@ -118,7 +171,7 @@ def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
             yield start, apply_wide(rows, stage)
         else:
             with np.errstate(over="ignore"):  # infinity is refused later
-                yield start, np.ascontiguousarray(rows, dtype=np.float32)
+                yield start, np.require(rows, np.float32, "CA")
 
 
 def apply_wide(rows: Any, stage: InputStage) -> Any:
