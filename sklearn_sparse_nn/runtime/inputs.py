@@ -171,7 +171,7 @@ def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
             yield start, apply_wide(rows, stage)
         else:
             with np.errstate(over="ignore"):  # infinity is refused later
-                yield start, np.require(rows, np.float32, "CA")
+                yield start, np.require(rows, np.float32, ["C", "A"])
 
 
 def apply_wide(rows: Any, stage: InputStage) -> Any:
