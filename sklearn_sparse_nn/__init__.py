@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sklearn_sparse_nn.export import export_module
     from sklearn_sparse_nn.nets.batches import BatchIterator
     from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
     from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
@@ -21,6 +22,7 @@ _HOMES = {
     "PrunedRegressor": "sklearn_sparse_nn.pruning.regressor",
     "TabularNetClassifier": "sklearn_sparse_nn.nets.tabular",
     "TabularNetRegressor": "sklearn_sparse_nn.nets.tabular",
+    "export_module": "sklearn_sparse_nn.export",
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "PrunedRegressor",
     "TabularNetClassifier",
     "TabularNetRegressor",
+    "export_module",
 ]
 
 

@@ -11,12 +11,14 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     MetaEstimatorMixin,
     TransformerMixin,
+    is_classifier,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn._compat import refuse_dataframe_output
 from sklearn_sparse_nn.core.granularity import Block
+from sklearn_sparse_nn.export import export_pruner, predicting_model
 from sklearn_sparse_nn.nets.activations import (
     hidden_activations,
     last_layer,
@@ -44,6 +46,7 @@ from sklearn_sparse_nn.pruning._paths import (
     linear_chain,
 )
 from sklearn_sparse_nn.pruning._request import resolve_request
+from sklearn_sparse_nn.runtime import SparseModel
 
 __all__ = ["BasePruner"]
 
@@ -217,6 +220,24 @@ class BasePruner(
         hidden = hidden_activations(self.net_, X)
         return hidden.toarray() if format == "dense" else hidden.asformat(format)
 
+    def export(self) -> SparseModel:
+        """Make a sparse model, which predicts without torch and is saved as one file.
+
+        Returns
+        -------
+        model : SparseModel
+            With the same predictions, within float32 rounding: pruned weights, dead
+            units and unused inputs are not part of it.
+
+        Raises
+        ------
+        UnsupportedLayerError
+            The net has a part that the sparse runtime does not know; names it.
+        sklearn.exceptions.NotFittedError
+            The pruner is not fitted.
+        """
+        return export_pruner(self)
+
     def report(self) -> Any:
         """Tabulate the net by layer.
 
@@ -289,6 +310,15 @@ class BasePruner(
             name: as_sparse(layer, format, self._block)
             for name, layer in layers.items()
         }
+
+    def _ask(self, method: str, X: Any) -> np.ndarray:
+        model = predicting_model(self) if X.ndim == 2 and X.dtype.kind == "f" else None
+        if model is None:
+            return super()._ask(method, X)
+        if not is_classifier(self):
+            return model.forward(X)
+        proba = model.predict_proba(X)
+        return proba if method == "predict_proba" else proba.argmax(axis=1)
 
     def _net_input(self, X: Any) -> Any:
         if self._own_dtype is not None:

@@ -1,0 +1,6 @@
+"""Fitted pruners, modules and pipelines, as sparse models."""
+
+from sklearn_sparse_nn.export._cache import predicting_model
+from sklearn_sparse_nn.export._model import export_module, export_pruner
+
+__all__ = ["export_module", "export_pruner", "predicting_model"]

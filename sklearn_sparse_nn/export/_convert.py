@@ -1,0 +1,160 @@
+"""A recorded forward, as a net of steps."""
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.export._functions import BY_TARGET, FUNCTIONS, array
+from sklearn_sparse_nn.export._modules import MODULES, listed, width_of
+from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.export._trace import Trace, place, trace
+
+__all__ = ["convert"]
+
+
+def convert(module: nn.Module, n_features: int | None = None) -> Step:
+    """Read a module as a net of steps.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Not changed.
+    n_features : int or None, default=None
+        Columns of its input; None to take them from its first layer.
+
+    Returns
+    -------
+    output : Step
+        What it gives; the steps before hang on it.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        A part is not known; names it.
+    ValueError
+        A weight is NaN or infinite, or widths do not fit.
+    """
+    recorded = trace(module, MODULES)
+    width = _input_width(recorded)
+    if n_features is None and width is None:
+        raise ValueError(
+            "How many columns the module takes cannot be told from its first layers; "
+            "give n_features."
+        )
+    return _Converter(recorded, n_features or width).run()
+
+
+class _Converter:
+    """Goes through the calls in order."""
+
+    def __init__(self, recorded: Trace, n_features: int | None) -> None:
+        self.trace = recorded
+        self.input = Step("input", width=int(n_features or 0))
+        self.values: dict[fx.Node, Any] = {}
+
+    def run(self) -> Step:
+        for node in self.trace.graph.nodes:
+            try:
+                self.values[node] = self._value(node)
+            except UnsupportedLayerError:
+                raise
+            except ValueError as error:
+                raise ValueError(f"{error}, in {self._call(node)}.") from error
+            except (TypeError, KeyError, IndexError) as error:
+                raise UnsupportedLayerError(
+                    f"Not supported: {self._call(node)}: {error}. {listed()}"
+                ) from error
+        output = self.values[self.trace.output]
+        if not isinstance(output, Step):
+            raise UnsupportedLayerError(
+                f"The module gives a {type(output).__name__}, not a tensor."
+            )
+        return output
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self.input
+        if node.op == "get_attr":
+            return self.trace.constants[str(node.target)]
+        args = fx.node.map_arg(node.args, lambda n: self.values[n])
+        kwargs = dict(fx.node.map_arg(node.kwargs, lambda n: self.values[n]))
+        if node.op == "call_module":
+            result, in_place = self._module(str(node.target), args, kwargs)
+        else:
+            result, in_place = self._function(node, args, kwargs)
+        if in_place and isinstance(args[0], Step):
+            # Whoever held the value holds the changed one from now on.
+            for other, value in self.values.items():
+                if value is args[0]:
+                    self.values[other] = result
+        return result
+
+    def _module(self, path: str, args: Any, kwargs: Any) -> tuple[Any, bool]:
+        module = self.trace.modules[path]
+        inputs = [*args, *kwargs.values()]
+        if len(inputs) != 1 or not isinstance(inputs[0], Step):
+            raise TypeError("it needs one value")
+        convert = next(MODULES[k] for k in type(module).__mro__ if k in MODULES)
+        result = convert(module, inputs[0])
+        if result.kind == "linear" and not result.name:
+            result.name = path
+        return result, bool(getattr(module, "inplace", False))
+
+    def _function(self, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, bool]:
+        if node.op == "call_method":
+            name = str(node.target)
+        elif node.target in BY_TARGET:
+            name = BY_TARGET[node.target]
+        else:
+            raise TypeError("it is not known")
+        in_place = bool(kwargs.pop("inplace", False)) or name.endswith("_")
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
+        name = name.removesuffix("_")
+        if name not in FUNCTIONS:
+            raise TypeError("it is not known")
+        return FUNCTIONS[name](*args, **kwargs), in_place
+
+    def _call(self, node: fx.Node) -> str:
+        """Name a call in a message."""
+        if node.op == "call_module":
+            path = str(node.target)
+            return place(path, self.trace.modules.get(path))
+        name = getattr(node.target, "__name__", str(node.target))
+        return f"{name}() in {node.meta['place']}"
+
+
+def _input_width(recorded: Trace) -> int | None:
+    """Look for the first layer that says how many columns the input has."""
+    same = set()  # nodes that have the input's columns
+    for node in recorded.graph.nodes:
+        reads = [n for n in node.all_input_nodes if n in same]
+        if node.op == "placeholder":
+            same.add(node)
+        elif node.op == "call_module" and reads:
+            width = width_of(recorded.modules[str(node.target)])
+            if width is not None:
+                return width
+            same.add(node)
+        elif reads:
+            width = _width_in_call(node, recorded.constants)
+            if width is not None:
+                return width
+            if BY_TARGET.get(node.target) not in ("cat", "concat", "concatenate"):
+                same.add(node)
+    return None
+
+
+def _width_in_call(node: fx.Node, constants: dict[str, Tensor]) -> int | None:
+    name = BY_TARGET.get(node.target, str(node.target))
+    for other in node.all_input_nodes:
+        if other.op == "get_attr":
+            shape = array(constants[str(other.target)]).shape
+            if len(shape) == 2 and name == "matmul":
+                return int(shape[0])
+            if len(shape) in (1, 2) and shape[-1] > 1:
+                return int(shape[-1])
+            if name == "linear" and len(shape) == 2:
+                return int(shape[1])
+    return None

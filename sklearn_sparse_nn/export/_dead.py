@@ -1,0 +1,176 @@
+"""Units that are constant or that nobody reads, removed exactly."""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse, special
+
+from sklearn_sparse_nn.export._net import Step, in_order
+from sklearn_sparse_nn.runtime.reference import activate
+
+__all__ = ["fold_constants", "shrink"]
+
+_TIED = ("affine", "activation", "layer_norm", "add", "softmax")
+_MIXING = ("layer_norm", "softmax")
+
+
+def fold_constants(output: Step) -> None:
+    """Move what is the same for every row into the biases of what reads it.
+
+    Parameters
+    ----------
+    output : Step
+        What the net gives. Its steps are changed: the values stay the same, and no
+        weight is on a constant any more.
+    """
+    steps = in_order(output)
+    known: dict[Step, Any] = {}
+    for step in steps:
+        if step.kind == "linear":
+            _fold_into(step, known[step.inputs[0]])
+        known[step] = _constants(step, [known[source] for source in step.inputs])
+    for step in steps:
+        if step.kind == "add":
+            _add_constant(step, known)
+    _cut_empty(steps, {step: np.ones(step.width, dtype=bool) for step in steps})
+
+
+def _add_constant(step: Step, known: dict[Step, Any]) -> None:
+    """Let an addition of a constant be an affine step."""
+    constant, other = step.inputs
+    if not np.isfinite(known[constant]).all():
+        constant, other = other, constant
+    if np.isfinite(known[constant]).all():
+        step.kind, step.inputs = "affine", [other]
+        step.weight, step.bias = np.ones(step.width), known[constant]
+
+
+def _cut_empty(steps: list[Step], kept: dict[Step, Any]) -> bool:
+    """Let linear maps without weights read the input, so that what is before may go.
+
+    Returns
+    -------
+    cut : bool
+        Whether there was one that did not.
+    """
+    source = next(step for step in steps if step.kind == "input")
+    cut = False
+    for step in steps:
+        if step.kind != "linear" or step.inputs[0] is source:
+            continue
+        if step.weight[kept[step]].nnz == 0:
+            step.inputs = [source]
+            step.weight = sparse.csr_array((step.width, source.width))
+            cut = True
+    return cut
+
+
+def _fold_into(step: Step, constant: Any) -> None:
+    """Move constant inputs of a linear map into its bias."""
+    fixed = np.isfinite(constant)
+    if fixed.any():
+        weight = step.weight
+        step.bias = step.bias + weight @ np.where(fixed, constant, 0.0)
+        step.weight = sparse.csr_array(weight.multiply(np.where(fixed, 0.0, 1.0)))
+        step.weight.eliminate_zeros()
+
+
+def _constants(step: Step, known: list[Any]) -> Any:
+    """Give the values of constant units; NaN for those that vary."""
+    vary = np.full(step.width, np.nan)
+    if step.kind == "input":
+        return vary
+    if step.kind == "linear":
+        constant = np.where(np.diff(step.weight.indptr) == 0, step.bias, np.nan)
+    elif step.kind == "affine":
+        constant = np.where(step.weight == 0, 0.0, known[0] * step.weight) + step.bias
+    elif step.kind == "activation":
+        fixed = np.isfinite(known[0])
+        values = activate(np.where(fixed, known[0], 0.0), step.activation)
+        constant = np.where(fixed, values, np.nan)
+    elif step.kind == "add":
+        constant = known[0] + known[1]
+    elif step.kind == "concat":
+        constant = np.concatenate(known)
+    elif step.kind == "layer_norm":
+        constant = np.where(step.weight == 0, step.bias, _normed(step, known[0]))
+    else:
+        constant = (special.log_softmax if step.log else special.softmax)(known[0])
+    return np.where(np.isfinite(constant), constant, np.nan)
+
+
+def _normed(step: Step, values: Any) -> Any:
+    centred = values - values.mean()
+    return centred / np.sqrt((centred**2).mean() + step.eps) * step.weight + step.bias
+
+
+def shrink(output: Step) -> Any:
+    """Take out every unit that the outputs do not depend on.
+
+    Parameters
+    ----------
+    output : Step
+        What the net gives, all of it kept; its steps are changed.
+
+    Returns
+    -------
+    columns : ndarray of int
+        Columns of the input that are left, one at least.
+    """
+    steps = in_order(output)
+    while _cut_empty(steps, kept := _kept(steps)):
+        steps = in_order(output)
+    columns = np.zeros(1, dtype=np.int64)
+    for step in steps:
+        if step.kind == "input":
+            kept[step][0] |= not kept[step].any()
+            columns = np.flatnonzero(kept[step])
+        elif step.kind == "linear":
+            inside = kept[step.inputs[0]]
+            step.weight = sparse.csr_array(step.weight[kept[step]][:, inside])
+            step.weight.sort_indices()
+        elif step.kind == "concat":
+            step.inputs = [s for s in step.inputs if kept[s].any()]
+        elif step.weight is not None:
+            step.weight = step.weight[kept[step]]
+        if step.divide is not None:
+            step.divide = tuple(part[kept[step]] for part in step.divide)
+        if step.bias is not None:
+            step.bias = step.bias[kept[step]]
+    for step in steps:
+        step.width = int(kept[step].sum())
+    return columns
+
+
+def _kept(steps: list[Step]) -> dict[Step, Any]:
+    """Tell which units stay: what is read, and what is tied to it."""
+    kept = {step: np.zeros(step.width, dtype=bool) for step in steps}
+    kept[steps[-1]][:] = True
+    before = -1
+    while (count := sum(int(k.sum()) for k in kept.values())) != before:
+        before = count
+        for step in reversed(steps):
+            _spread(step, kept)
+        for step in steps:
+            _spread(step, kept)
+    return kept
+
+
+def _spread(step: Step, kept: dict[Step, Any]) -> None:
+    """Keep what a step needs, and what must have the same columns."""
+    if step.kind == "linear":
+        rows = step.weight[kept[step]]
+        kept[step.inputs[0]][rows.indices] = True
+    elif step.kind == "concat":
+        start = 0
+        for source in step.inputs:
+            part = kept[step][start : start + source.width]  # a view
+            part |= kept[source]
+            kept[source] |= part
+            start += source.width
+    elif step.kind in _TIED:
+        if step.kind in _MIXING and kept[step].any():
+            kept[step][:] = True
+        for source in step.inputs:
+            kept[source] |= kept[step]
+            kept[step] |= kept[source]

@@ -1,0 +1,145 @@
+"""A net of steps, as the runtime's graph."""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_sparse_nn.export._dead import fold_constants, shrink
+from sklearn_sparse_nn.export._fold import fold
+from sklearn_sparse_nn.export._net import (
+    PLAIN,
+    Step,
+    consumers,
+    identity_affine,
+    in_order,
+    replace,
+)
+from sklearn_sparse_nn.runtime.graph import (
+    Add,
+    Affine,
+    Concat,
+    Graph,
+    InputStage,
+    LayerNorm,
+    Linear,
+    Op,
+    Softmax,
+)
+
+__all__ = ["emit"]
+
+_FUSING = ("linear", "affine", "layer_norm", "add")
+
+
+def emit(output: Step) -> Graph:
+    """Fold, remove dead units, fuse activations and round to float32.
+
+    Parameters
+    ----------
+    output : Step
+        What the net gives; its steps are changed.
+
+    Returns
+    -------
+    graph : Graph
+    """
+    source = next(step for step in in_order(output) if step.kind == "input")
+    n_features = source.width
+    for _ in range(2):  # a folded affine step may let another constant through
+        output = fold(output)
+        fold_constants(output)
+    output = fold(output)
+    columns = shrink(output)
+    output, shift, scale = _stage(output)
+    if output.kind == "input":
+        output = identity_affine(output)
+    output = _fuse(output)
+    stage = InputStage(
+        n_features,
+        columns=None if len(columns) == n_features else columns,
+        shift=shift,
+        scale=scale,
+    )
+    return Graph(stage, _ops(output))
+
+
+def _stage(output: Step) -> tuple[Step, Any, Any]:
+    """Let the input stage do an affine step that alone reads the input.
+
+    There it is a difference, which keeps the digits that ``x * scale + shift`` in
+    float32 loses where a column's mean is far from 0.
+    """
+    readers = consumers(in_order(output))
+    source = next(step for step in readers if step.kind == "input")
+    first = readers[source][0] if readers[source] else output
+    if first.kind != "affine" or len(readers[source]) > 1:
+        return output, None, None
+    used = first.weight != 0
+    safe = np.where(used, first.weight, 1.0)
+    shift = np.where(used, -first.bias / safe, 0.0)
+    scale = np.where(used, 1 / safe, 1.0)
+    if first.divide is not None:
+        shift, scale = first.divide
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = np.abs(scale.astype(np.float32))
+        fits = np.isfinite(narrow) & (narrow > 0)
+        fits &= np.isfinite(shift.astype(np.float32))
+    if not fits.all():
+        return output, None, None
+    if used.all():
+        replace(first, source, readers[first])
+        output = source if first is output else output
+    else:
+        first.weight = used.astype(np.float64)
+        first.bias = np.where(used, 0.0, first.bias)
+    return output, shift, scale
+
+
+def _fuse(output: Step) -> Step:
+    """Let the step that makes an activation's input apply the activation."""
+    readers = consumers(in_order(output))
+    for step in list(readers):
+        if step.kind != "activation":
+            continue
+        source = step.inputs[0]
+        fits = source.kind in _FUSING and source.activation == PLAIN
+        if fits and len(readers[source]) == 1:
+            source.activation = step.activation
+            replace(step, source, readers[step])
+            readers[source] = readers[step]
+            output = source if step is output else output
+        else:
+            # Nothing else there may apply it: others read the plain value too.
+            step.kind = "affine"
+            step.weight, step.bias = np.ones(step.width), np.zeros(step.width)
+    return output
+
+
+def _ops(output: Step) -> tuple[Op, ...]:
+    steps = in_order(output)
+    source = next(step for step in steps if step.kind == "input")
+    numbers = {source: 0}
+    ops: list[Op] = []
+    for step in steps:
+        if step is not source:
+            ops.append(_op(step, [numbers[s] for s in step.inputs]))
+            numbers[step] = len(ops)
+    return tuple(ops)
+
+
+def _op(step: Step, reads: list[int]) -> Op:
+    if step.kind == "linear":
+        weight = sparse.csr_array(step.weight.astype(np.float32))
+        weight.eliminate_zeros()
+        weight.sort_indices()
+        return Linear(reads[0], weight, step.bias, step.activation, step.name)
+    if step.kind == "affine":
+        return Affine(reads[0], step.weight, step.bias, step.activation)
+    if step.kind == "layer_norm":
+        return LayerNorm(reads[0], step.weight, step.bias, step.eps, step.activation)
+    if step.kind == "add":
+        return Add((reads[0], reads[1]), step.activation)
+    if step.kind == "concat":
+        return Concat(tuple(reads))
+    return Softmax(reads[0], step.log)

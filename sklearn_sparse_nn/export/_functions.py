@@ -1,0 +1,407 @@
+"""Known functions, as steps, with torch's own parameters.
+
+Each takes the step that torch's function takes, and constants as float64 arrays,
+tensors or numbers. A TypeError says that something about the call is not known.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.nn import functional as F
+
+from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.runtime.graph import Activation
+
+__all__ = [
+    "BY_TARGET",
+    "FUNCTIONS",
+    "array",
+    "batch_norm",
+    "layer_norm",
+    "linear",
+    "refuse_flat",
+    "vector",
+]
+
+ROWS = "rows"  # stands for the number of rows, which no net may look at
+
+
+def array(constant: Any) -> Any:
+    """Give a constant as a float64 array, all finite.
+
+    Parameters
+    ----------
+    constant : Tensor, ndarray or number
+        Of any real dtype, on any device.
+
+    Returns
+    -------
+    values : ndarray, float64
+        Not to be written to.
+    """
+    if isinstance(constant, Tensor):
+        if constant.is_complex() or constant.is_meta or constant.is_quantized:
+            raise TypeError(f"a constant is of dtype {constant.dtype}")
+        constant = constant.detach().to_dense().to("cpu", torch.float64).numpy()
+    if isinstance(constant, bool) or not isinstance(constant, (int, float, np.ndarray)):
+        raise TypeError(f"a constant is a {type(constant).__name__}")
+    values = np.asarray(constant, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("The net has a weight that is NaN or infinite")
+    return values
+
+
+def vector(constant: Any, width: int) -> Any:
+    """Spread a constant over columns."""
+    values = array(constant)
+    if values.ndim > 1 and values.shape[:-1] == (1,) * (values.ndim - 1):
+        values = values.reshape(-1)
+    if values.ndim > 1 or values.size not in (1, width):
+        raise TypeError(
+            f"a constant of shape {values.shape} does not fit {width} columns"
+        )
+    return np.broadcast_to(values.reshape(-1), width).copy()
+
+
+def refuse_flat(*steps: Any) -> None:
+    """Refuse what is known for two-dimensional values only."""
+    for step in steps:
+        if not isinstance(step, Step):
+            raise TypeError(f"it is applied to a {type(step).__name__}")
+        if step.flat:
+            raise TypeError("it is applied to a value that is not two-dimensional")
+
+
+def linear(x: Step, weight: Any, bias: Any = None) -> Step:
+    """``x @ weight.T + bias``."""
+    refuse_flat(x)
+    values = array(weight)
+    if values.ndim != 2:
+        raise TypeError(f"its weight has shape {values.shape}")
+    if values.shape[1] != x.width:
+        raise ValueError(
+            f"A linear map takes {values.shape[1]} columns and gets {x.width}"
+        )
+    n_out = values.shape[0]
+    shift = np.zeros(n_out) if bias is None else vector(bias, n_out)
+    return Step("linear", [x], n_out, sparse.csr_array(values), shift)
+
+
+def matmul(x: Any, other: Any) -> Step:
+    """``x @ other`` with a constant matrix."""
+    if not isinstance(x, Step) or isinstance(other, Step):
+        raise TypeError("only value @ constant matrix is known")
+    return linear(x, array(other).T)
+
+
+def affine(x: Step, scale: Any, shift: Any) -> Step:
+    """``x * scale + shift``."""
+    if not isinstance(x, Step):
+        raise TypeError(f"it is applied to a {type(x).__name__}")
+    if x.flat and max(np.size(array(scale)), np.size(array(shift))) > 1:
+        refuse_flat(x)
+    scale, shift = vector(scale, x.width), vector(shift, x.width)
+    return Step("affine", [x], x.width, scale, shift, flat=x.flat)
+
+
+def _both(a: Step, b: Step) -> Step:
+    refuse_flat(a, b)
+    if a.width != b.width:
+        if 1 in (a.width, b.width):
+            raise TypeError("it spreads one column over several")
+        raise ValueError(f"Values of {a.width} and {b.width} columns are added")
+    return Step("add", [a, b], a.width)
+
+
+def add(x: Any, other: Any, *, alpha: float = 1) -> Step:
+    """``x + alpha * other``."""
+    if isinstance(other, Step):
+        other = other if alpha == 1 else affine(other, alpha, 0)
+        return _both(x, other) if isinstance(x, Step) else affine(other, 1, x)
+    return affine(x, 1, array(other) * alpha)
+
+
+def sub(x: Any, other: Any, *, alpha: float = 1) -> Step:
+    """``x - alpha * other``."""
+    if isinstance(other, Step):
+        return add(x, affine(other, -alpha, 0))
+    return affine(x, 1, -array(other) * alpha)
+
+
+def rsub(x: Any, other: Any) -> Step:
+    """``other - x``."""
+    return sub(other, x)
+
+
+def mul(x: Any, other: Any) -> Step:
+    """``x * other``, one of them a constant."""
+    if isinstance(other, Step):
+        x, other = other, x
+    return affine(x, other, 0)
+
+
+def div(x: Any, other: Any) -> Step:
+    """``x / other`` with a constant."""
+    values = array(other)
+    if np.any(values == 0):
+        raise ValueError("The net divides by 0")
+    step = affine(x, 1 / values, 0)
+    if isinstance(x, Step) and not x.flat:
+        step.divide = (np.zeros(x.width), vector(values, x.width))
+    return step
+
+
+def neg(x: Any) -> Step:
+    """``-x``."""
+    return affine(x, -1, 0)
+
+
+def cat(tensors: Any, dim: int = 0) -> Step:
+    """Columns side by side."""
+    tensors = list(tensors)
+    refuse_flat(*tensors)
+    if dim not in (1, -1):
+        raise TypeError(f"it joins along dimension {dim}, and 1 is known")
+    return Step("concat", tensors, sum(step.width for step in tensors))
+
+
+def batch_norm(
+    x: Step,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Step:
+    """Batch normalisation by running statistics."""
+    refuse_flat(x)
+    if training or running_mean is None or running_var is None:
+        raise TypeError("it normalises by the statistics of each batch")
+    _check_size("A batch norm", running_mean, x)
+    mean, variance = vector(running_mean, x.width), vector(running_var, x.width)
+    if np.any(variance + eps <= 0):
+        raise ValueError("A batch norm has a running variance that is not positive")
+    scale = 1 / np.sqrt(variance + eps)
+    if weight is not None:
+        scale = scale * vector(weight, x.width)
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + vector(bias, x.width)
+    return Step("affine", [x], x.width, scale, shift)
+
+
+def layer_norm(
+    x: Step,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Step:
+    """Layer normalisation over the columns."""
+    refuse_flat(x)
+    if tuple(normalized_shape) != (x.width,):
+        raise ValueError(
+            f"A layer norm over {tuple(normalized_shape)} gets {x.width} columns"
+        )
+    scale = np.ones(x.width) if weight is None else vector(weight, x.width)
+    shift = np.zeros(x.width) if bias is None else vector(bias, x.width)
+    return Step("layer_norm", [x], x.width, scale, shift, eps=float(eps))
+
+
+def _check_size(what: str, statistics: Any, x: Step) -> None:
+    size = array(statistics).size
+    if size != x.width:
+        raise ValueError(f"{what} of {size} columns gets {x.width}")
+
+
+def _softmax(log: bool) -> Callable[..., Step]:
+    def softmax(
+        x: Step, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Step:
+        refuse_flat(x)
+        if dim not in (1, -1) or dtype is not None:
+            raise TypeError(f"it has dim={dim!r} and dtype={dtype!r}; dim=1 is known")
+        return Step("softmax", [x], x.width, log=log)
+
+    return softmax
+
+
+def _activate(x: Any, name: str, *params: float) -> Step:
+    if not isinstance(x, Step):
+        raise TypeError(f"it is applied to a {type(x).__name__}")
+    activation = Activation(name, tuple(float(array(p)) for p in params))
+    return Step("activation", [x], x.width, activation=activation, flat=x.flat)
+
+
+def _gelu(x: Any, approximate: str = "none") -> Step:
+    return _activate(x, {"none": "gelu", "tanh": "gelu_tanh"}[approximate])
+
+
+def clamp(x: Any, min: Any = None, max: Any = None) -> Step:
+    """Limits on both sides, or 0 below."""
+    if max is None and isinstance(min, (int, float)) and min == 0:
+        return _activate(x, "relu")
+    if not isinstance(min, (int, float)) or not isinstance(max, (int, float)):
+        raise TypeError("it needs two numbers as limits, or min=0 alone")
+    return _activate(x, "hardtanh", min, max)
+
+
+def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
+    """Nothing, in evaluation."""
+    if training and p:
+        raise TypeError("it drops values in evaluation too; give it self.training")
+    return x
+
+
+def _flattened(x: Step) -> Step:
+    return Step("activation", [x], 1, flat=True)
+
+
+def squeeze(x: Any, *dim: Any) -> Any:
+    """Drop the second dimension of one column."""
+    if dim not in ((1,), (-1,)):
+        raise TypeError("only dimension 1 or -1 can be squeezed")
+    refuse_flat(x)
+    return _flattened(x) if x.width == 1 else x
+
+
+def unsqueeze(x: Any, dim: int) -> Any:
+    """Make one column of a flat value."""
+    if not isinstance(x, Step) or not x.flat or dim not in (1, -1):
+        raise TypeError("it makes more than two dimensions")
+    return Step("activation", [x], 1)
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Nothing, for values of two dimensions; or one column made flat."""
+    refuse_flat(x)
+    if start_dim in (1, -1) and end_dim in (1, -1):
+        return x
+    if x.width != 1 or start_dim not in (0, -2) or end_dim not in (1, -1):
+        raise TypeError("it mixes rows and columns")
+    return _flattened(x)
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """Nothing, where the shape is the value's own; or one column made flat."""
+    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+        shape = tuple(shape[0])
+    refuse_flat(x)
+    if shape in ((ROWS, -1), (ROWS, x.width), (-1, x.width)):
+        return x
+    if shape in ((-1,), (ROWS,)) and x.width == 1:
+        return _flattened(x)
+    raise TypeError(f"its shape {shape} is not plainly the value's own")
+
+
+def to(x: Any, dtype: Any) -> Any:
+    """Nothing, to float32."""
+    if dtype is not torch.float32:
+        raise TypeError("only float32 is known")
+    return x
+
+
+def size(x: Any, dim: int | None = None) -> Any:
+    """Rows, which stay unknown, and columns."""
+    refuse_flat(x)
+    shape = (ROWS, x.width)
+    return shape if dim is None else shape[dim]
+
+
+def attribute(x: Any, name: str) -> Any:
+    """Tell the shape."""
+    if name != "shape":
+        raise TypeError(f"it reads {name!r}")
+    return size(x)
+
+
+def item(x: Any, index: Any) -> Any:
+    """Take a part of a shape, or the only column."""
+    if isinstance(x, tuple):
+        return x[index]
+    if index in ((slice(None), 0), (slice(None), -1)) and x.width == 1:
+        return squeeze(x, 1)
+    raise TypeError("it takes a part of a value")
+
+
+def _copy(x: Step) -> Step:
+    return Step("activation", [x], x.width, flat=x.flat)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+#: By torch's names.
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "linear": linear,
+    "matmul": matmul,
+    "add": add,
+    "sub": sub,
+    "subtract": sub,
+    "rsub": rsub,
+    "mul": mul,
+    "multiply": mul,
+    "div": div,
+    "divide": div,
+    "true_divide": div,
+    "truediv": div,
+    "neg": neg,
+    "negative": neg,
+    "cat": cat,
+    "concat": cat,
+    "concatenate": cat,
+    "batch_norm": batch_norm,
+    "layer_norm": layer_norm,
+    "softmax": _softmax(False),
+    "log_softmax": _softmax(True),
+    "relu": lambda x: _activate(x, "relu"),
+    "relu6": lambda x: _activate(x, "hardtanh", 0, 6),
+    "hardtanh": lambda x, min_val=-1.0, max_val=1.0: _activate(
+        x, "hardtanh", min_val, max_val
+    ),
+    "leaky_relu": lambda x, negative_slope=0.01: _activate(
+        x, "leaky_relu", negative_slope
+    ),
+    "elu": lambda x, alpha=1.0: _activate(x, "elu", alpha),
+    "selu": lambda x: _activate(x, "selu"),
+    "gelu": _gelu,
+    "silu": lambda x: _activate(x, "silu"),
+    "mish": lambda x: _activate(x, "mish"),
+    "tanh": lambda x: _activate(x, "tanh"),
+    "sigmoid": lambda x: _activate(x, "sigmoid"),
+    "softplus": lambda x, beta=1, threshold=20: _activate(
+        x, "softplus", beta, threshold
+    ),
+    "clamp": clamp,
+    "clip": clamp,
+    "dropout": dropout,
+    "flatten": flatten,
+    "squeeze": squeeze,
+    "unsqueeze": unsqueeze,
+    "reshape": reshape,
+    "view": reshape,
+    "size": size,
+    "float": _same,
+    "contiguous": _same,
+    "detach": _same,
+    "clone": _copy,
+    "to": to,
+    "getattr": attribute,
+    "getitem": item,
+}
+#: torch's and Python's own functions, whose names may end in ``_``: in place.
+BY_TARGET: dict[Any, str] = {getattr: "getattr"} | {
+    getattr(home, name + end): name + end
+    for home in (operator, torch, F)
+    for name in FUNCTIONS
+    for end in ("", "_")
+    if hasattr(home, name + end)
+}

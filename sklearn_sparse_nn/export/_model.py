@@ -1,0 +1,167 @@
+"""Modules and fitted estimators, as sparse models."""
+
+from typing import Any
+
+from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNetBinaryClassifier
+from torch import nn
+
+from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.export._convert import convert
+from sklearn_sparse_nn.export._emit import emit
+from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.export._skorch import output_of, refuse_unknown_net
+from sklearn_sparse_nn.nets.estimator import NetEstimator
+from sklearn_sparse_nn.nets.targets import Values
+from sklearn_sparse_nn.runtime import SparseModel
+
+__all__ = ["as_steps", "export_module", "export_pruner", "head_of"]
+
+
+def export_module(
+    module: nn.Module,
+    *,
+    n_features: int | None = None,
+    output: str = "identity",
+    classes: Any = None,
+    target_mean: float = 0.0,
+    target_scale: float = 1.0,
+    feature_names: Any = None,
+) -> SparseModel:
+    """Make a sparse model of a torch module, as it is in evaluation mode.
+
+    Batch norms are folded into their neighbours in float64, dropout is gone, units
+    that are constant or that nobody reads are removed, and stored zeros are not kept.
+    The values are those of the module within float32 rounding.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Of one input of shape (n_rows, n_features), made of known layers, functions,
+        residual additions and concatenations. Of a tuple that it gives, the first is
+        taken. Weights of another dtype are converted to float32. It is not changed,
+        on whatever device and in whatever mode it is.
+    n_features : int or None, default=None
+        Columns of the input; None to take them from the first layer.
+    output : {"identity", "softmax", "sigmoid"}, default="identity"
+        What makes probabilities of the module's outputs.
+    classes : array-like of shape (n_classes,) or None, default=None
+        Labels of a classifier; None for a regressor.
+    target_mean, target_scale : float, default=0.0 and 1.0
+        A regressor's outputs are multiplied by the scale, and the mean is added.
+    feature_names : sequence of str or None, default=None
+        Names of the columns.
+
+    Returns
+    -------
+    model : SparseModel
+
+    Raises
+    ------
+    UnsupportedLayerError
+        A part of the module is not known; the message names it.
+    ValueError
+        A weight is NaN or infinite, or widths do not fit.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sklearn_sparse_nn import export_module
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 2))
+    >>> model = export_module(net)
+    >>> model.forward([[1.0, 2.0, 3.0]]).shape
+    (1, 2)
+    """
+    return SparseModel(
+        emit(convert(module, n_features)),
+        output=output,
+        classes=classes,
+        target_mean=target_mean,
+        target_scale=target_scale,
+        feature_names=feature_names,
+    )
+
+
+def export_pruner(estimator: Any) -> SparseModel:
+    """Make a sparse model of a fitted pruner, or of a TabularNet.
+
+    Parameters
+    ----------
+    estimator : PrunedClassifier, PrunedRegressor or TabularNet
+        Fitted. It is not changed.
+
+    Returns
+    -------
+    model : SparseModel
+        With the estimator's labels or units, and its features' names.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        The net has a layer, or a way of predicting, that is not known.
+    sklearn.exceptions.NotFittedError
+        `estimator` is not fitted.
+    """
+    steps = as_steps(estimator)
+    return SparseModel(
+        emit(steps),
+        feature_names=getattr(estimator, "feature_names_in_", None),
+        **head_of(estimator),
+    )
+
+
+def as_steps(estimator: Any) -> Step:
+    """Read a fitted estimator's net as steps.
+
+    Parameters
+    ----------
+    estimator : NetEstimator
+        Fitted.
+
+    Returns
+    -------
+    output : Step
+        What makes its probabilities or values.
+    """
+    if not isinstance(estimator, NetEstimator):
+        raise TypeError(
+            "Fitted pruners and TabularNets can be exported; got a "
+            f"{type(estimator).__name__}. A module of your own goes to export_module."
+        )
+    check_is_fitted(estimator)
+    net = estimator.net_
+    refuse_unknown_net(net)
+    steps = convert(net.module_, estimator.n_features_in_)
+    if output_of(net) == "probability":
+        if steps.kind != "activation" or steps.activation.name != "sigmoid":
+            raise UnsupportedLayerError(
+                "A net trained on BCELoss must end with a Sigmoid to be exported."
+            )
+        steps = steps.inputs[0]
+    if isinstance(net, NeuralNetBinaryClassifier) and steps.width != 1:
+        raise UnsupportedLayerError(
+            f"A {type(net).__name__} gives one output, and this one gives "
+            f"{steps.width}."
+        )
+    return steps
+
+
+def head_of(estimator: Any) -> dict[str, Any]:
+    """Tell what a fitted estimator makes of its net's outputs.
+
+    Parameters
+    ----------
+    estimator : NetEstimator
+        Fitted.
+
+    Returns
+    -------
+    arguments : dict
+        For SparseModel.
+    """
+    targets = estimator.targets_
+    if isinstance(targets, Values):
+        return {"target_mean": targets.mean, "target_scale": targets.scale}
+    output = output_of(estimator.net_)
+    output = "sigmoid" if output == "probability" else output
+    return {"output": output, "classes": estimator.classes_}

@@ -1,0 +1,103 @@
+"""Known modules, as steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sklearn_sparse_nn.export import _functions as functions
+from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.nets.modules import SeededDropout, Standardize
+
+__all__ = ["MODULES", "listed", "width_of"]
+
+
+def _linear(m: nn.Linear, x: Step) -> Step:
+    return functions.linear(x, m.weight, m.bias)
+
+
+def _batch_norm(m: nn.BatchNorm1d, x: Step) -> Step:
+    return functions.batch_norm(
+        x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps
+    )
+
+
+def _layer_norm(m: nn.LayerNorm, x: Step) -> Step:
+    return functions.layer_norm(x, m.normalized_shape, m.weight, m.bias, m.eps)
+
+
+def _standardize(m: Standardize, x: Step) -> Step:
+    mean, scale = (functions.vector(v, x.width) for v in (m.mean, m.scale))
+    functions.refuse_flat(x)
+    if np.any(scale == 0):
+        raise ValueError("The scale of a Standardize layer is 0.")
+    step = Step("affine", [x], x.width, 1 / scale, -mean / scale)
+    step.divide = (mean, scale)
+    return step
+
+
+def _same(m: nn.Module, x: Step) -> Step:
+    return x
+
+
+def _activation(
+    name: str, *attributes: str, **fixed: Any
+) -> Callable[[nn.Module, Step], Step]:
+    """Apply a function with parameters that are attributes of the module."""
+    function = functions.FUNCTIONS[name]
+
+    def convert(m: nn.Module, x: Step) -> Step:
+        return function(x, *(getattr(m, a) for a in attributes), **fixed)
+
+    return convert
+
+
+#: How a module, a copy in evaluation mode, acts on a step.
+MODULES: dict[type[nn.Module], Callable[[Any, Step], Step]] = {
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    nn.LayerNorm: _layer_norm,
+    Standardize: _standardize,
+    nn.Dropout: _same,
+    SeededDropout: _same,
+    nn.Identity: _same,
+    nn.Flatten: _activation("flatten", "start_dim", "end_dim"),
+    nn.ReLU: _activation("relu"),
+    nn.ReLU6: _activation("relu6"),
+    nn.Hardtanh: _activation("hardtanh", "min_val", "max_val"),
+    nn.LeakyReLU: _activation("leaky_relu", "negative_slope"),
+    nn.ELU: _activation("elu", "alpha"),
+    nn.SELU: _activation("selu"),
+    nn.GELU: _activation("gelu", "approximate"),
+    nn.SiLU: _activation("silu"),
+    nn.Mish: _activation("mish"),
+    nn.Tanh: _activation("tanh"),
+    nn.Sigmoid: _activation("sigmoid"),
+    nn.Softplus: _activation("softplus", "beta", "threshold"),
+    nn.Softmax: _activation("softmax", "dim"),
+    nn.LogSoftmax: _activation("log_softmax", "dim"),
+}
+
+
+def width_of(module: nn.Module) -> int | None:
+    """Tell how many columns a module takes, if it says so."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    if isinstance(module, nn.BatchNorm1d):
+        return module.num_features
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1]
+    if isinstance(module, Standardize):
+        return len(module.mean)
+    return None
+
+
+def listed() -> str:
+    """Name what is supported."""
+    names = ", ".join(kind.__name__ for kind in MODULES if kind is not SeededDropout)
+    return (
+        f"Supported are {names}, their functional forms, sums, products with "
+        "constants and concatenation of columns, on float values of shape (rows, "
+        "columns)."
+    )

@@ -1,0 +1,118 @@
+"""A net while it is being exported: steps in float64 that refer to one another."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sklearn_sparse_nn.runtime.graph import Activation
+
+__all__ = ["PLAIN", "Kind", "Step", "consumers", "in_order", "replace"]
+
+PLAIN = Activation()
+Kind = Literal[
+    "input", "linear", "affine", "activation", "layer_norm", "add", "concat", "softmax"
+]
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation, or the input.
+
+    Parameters
+    ----------
+    kind : str
+        Which.
+    inputs : list of Step
+        What it reads.
+    width : int
+        Columns of what it gives.
+    weight : csr_array of shape (width, n_in) or ndarray of shape (width,)
+        Of a linear map; scale of an affine one; weight of a layer norm. float64.
+    bias : ndarray of shape (width,)
+        Added to that. float64.
+    activation : Activation
+        Of an activation step, and of others once it is fused.
+    divide : (ndarray, ndarray) or None
+        An affine step's ``(shift, scale)`` where it was written as
+        ``(x - shift) / scale``.
+    eps : float
+        Of a layer norm.
+    log : bool
+        Of a softmax.
+    name : str
+        Path of the module that it comes from.
+    flat : bool
+        Whether torch's value has shape (n,), not (n, 1).
+    """
+
+    kind: Kind
+    inputs: "list[Step]" = field(default_factory=list)
+    width: int = 0
+    weight: Any = None
+    bias: Any = None
+    activation: Activation = PLAIN
+    divide: Any = None
+    eps: float = 0.0
+    log: bool = False
+    name: str = ""
+    flat: bool = False
+
+
+def in_order(output: Step) -> list[Step]:
+    """List a net's steps, each after those that it reads, the input included.
+
+    Parameters
+    ----------
+    output : Step
+        What the net gives.
+
+    Returns
+    -------
+    steps : list of Step
+        The same order whenever the net is the same.
+    """
+    done: dict[int, Step] = {}
+    stack: list[tuple[Step, bool]] = [(output, False)]
+    while stack:
+        step, read = stack.pop()
+        if id(step) in done:
+            continue
+        if read:
+            done[id(step)] = step
+        else:
+            stack.append((step, True))
+            stack.extend((source, False) for source in reversed(step.inputs))
+    return list(done.values())
+
+
+def consumers(steps: Iterable[Step]) -> dict[Step, list[Step]]:
+    """Tell which steps read each step, once for every time that they do.
+
+    Parameters
+    ----------
+    steps : iterable of Step
+        A whole net.
+
+    Returns
+    -------
+    readers : dict of Step to list of Step
+    """
+    readers: dict[Step, list[Step]] = {step: [] for step in steps}
+    for step in list(readers):
+        for source in step.inputs:
+            readers[source].append(step)
+    return readers
+
+
+def replace(old: Step, new: Step, readers: Iterable[Step]) -> None:
+    """Let readers of one step read another."""
+    for reader in readers:
+        reader.inputs = [new if s is old else s for s in reader.inputs]
+
+
+def identity_affine(step: Step, activation: Activation = PLAIN) -> Step:
+    """Give an affine step that changes nothing but by its activation."""
+    ones, zeros = np.ones(step.width), np.zeros(step.width)
+    return Step("affine", [step], step.width, ones, zeros, activation)

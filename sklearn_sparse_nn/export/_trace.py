@@ -1,0 +1,265 @@
+"""What a module's forward does, recorded by running a stand-in of the module.
+
+``torch.fx.symbolic_trace`` replaces ``nn.Module.__call__`` for all threads while it
+runs. Here the module tree is copied, without its parameters, and the known modules of
+the copy are replaced by recorders: nothing outside of the copy is touched.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Scope, TracerBase
+from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
+
+from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+
+__all__ = ["Trace", "place", "trace"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_DRAWS = (
+    "bernoulli",
+    "cauchy_",
+    "exponential_",
+    "geometric_",
+    "log_normal_",
+    "multinomial",
+    "normal",
+    "poisson",
+    "rand",
+    "uniform",
+)
+_BUILTIN_CONTAINERS = (list, dict, set)
+
+
+@dataclass
+class Trace:
+    """A recorded forward.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+        Its calls; ``meta["place"]`` of a node names the module that made it.
+    output : fx.Node
+        What the module gives; the first of a tuple.
+    modules : dict of path to nn.Module
+        Known modules that were called: copies in evaluation mode, with the module's
+        own parameters.
+    constants : dict of name to Tensor
+        Tensors that took part.
+    """
+
+    graph: fx.Graph
+    output: Any = None
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+
+
+def place(path: str, module: nn.Module | None = None) -> str:
+    """Name a module in a message."""
+    kind = "" if module is None else f" ({type(module).__name__})"
+    return f"module {path!r}{kind}" if path else f"the module itself{kind}"
+
+
+def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
+    """Record what a module does with one argument, in evaluation.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Neither it nor anything in it is changed.
+    known : iterable of types
+        Modules whose calls are recorded whole.
+
+    Returns
+    -------
+    trace : Trace
+
+    Raises
+    ------
+    UnsupportedLayerError
+        Something in it cannot be recorded, such as a branch on a value.
+    """
+    tracer = _Tracer(tuple(known))
+    root = tracer.twin(module, "")
+    x = tracer.create_proxy("placeholder", "x", (), {})
+    try:
+        # Both contexts are of this thread alone.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), _NoDraws():
+            output = root(x)
+    except UnsupportedLayerError:
+        raise
+    except Exception as error:
+        raise UnsupportedLayerError(
+            f"The forward of {tracer.failed} cannot be traced: {error} A module may do "
+            "nothing but apply layers, functions and sums to one two-dimensional "
+            "input, in the same way for every input."
+        ) from error
+    output = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(output, fx.Proxy):
+        raise UnsupportedLayerError(
+            f"The forward of {place('', module)} gives a {type(output).__name__} "
+            "and not a tensor that depends on its input."
+        )
+    tracer.trace.output = output.node
+    return tracer.trace
+
+
+class _Value(fx.Proxy):
+    """A proxy that tells ``x += y``, which changes x, from ``x = x + y``."""
+
+    def _in_place(self, name: str, other: Any) -> "fx.Proxy":
+        return self.tracer.create_proxy("call_method", name, (self, other), {})
+
+    def __iadd__(self, other: Any) -> "fx.Proxy":
+        return self._in_place("add_", other)
+
+    def __isub__(self, other: Any) -> "fx.Proxy":
+        return self._in_place("sub_", other)
+
+    def __imul__(self, other: Any) -> "fx.Proxy":
+        return self._in_place("mul_", other)
+
+    def __itruediv__(self, other: Any) -> "fx.Proxy":
+        return self._in_place("div_", other)
+
+
+class _Tracer(TracerBase):
+    """Collects calls."""
+
+    def __init__(self, known: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self.known = known
+        self.graph = fx.Graph()
+        self.trace = Trace(self.graph)
+        self.scope = Scope("", None)
+        self.module_stack: Any = {}
+        self.node_name_to_scope: Any = {}
+        self.place = self.failed = ""
+        self._twins: dict[int, Any] = {}
+        self._names: dict[int, str] = {}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if torch.is_autocast_enabled("cpu"):
+            raise TypeError("it uses autocast, and only float32 is known.")
+        node = super().create_node(*args, **kwargs)
+        node.meta["place"] = self.place
+        return node
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        name = self._names.setdefault(id(a), f"constant_{len(self._names)}")
+        self.trace.constants[name] = a  # keeps it alive, and so its id
+        return self.create_node("get_attr", name, (), {})
+
+    def twin(self, module: Any, path: str) -> Any:
+        """Make the stand-in of a module, the same one for the same module."""
+        module = getattr(module, "_orig_mod", module)  # torch.compile
+        if id(module) not in self._twins:
+            _check(module, path)
+            twin = _copy_structure(module)
+            self._twins[id(module)] = twin
+            if self._is_known(module):
+                self._twins[id(module)] = _Recorder(twin, path, self)
+            else:
+                twin.__dict__["forward"] = partial(self._enter, twin, path)
+            prefix = f"{path}." if path else ""
+            twin.__dict__["_modules"] = {
+                name: None if child is None else self.twin(child, prefix + name)
+                for name, child in module._modules.items()
+            }
+        return self._twins[id(module)]
+
+    def _is_known(self, module: nn.Module) -> bool:
+        kind = type(module)
+        return any(
+            issubclass(kind, k) and kind.forward is k.forward for k in self.known
+        )
+
+    def _enter(self, twin: nn.Module, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Run a copy's forward, remembering whose calls are recorded."""
+        before, self.place = self.place, place(path, twin)
+        try:
+            return type(twin).forward(twin, *args, **kwargs)
+        except Exception:
+            self.failed = self.failed or self.place
+            raise
+        finally:
+            self.place = before
+
+
+class _Recorder:
+    """Stands for a known module, and records its calls."""
+
+    def __init__(self, twin: nn.Module, path: str, tracer: _Tracer) -> None:
+        self.__dict__.update(_twin=twin, _path=path, _tracer=tracer)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(v, fx.Proxy) for v in chain(args, kwargs.values())):
+            return self._twin(*args, **kwargs)  # a constant of the net's own
+        self._tracer.trace.modules[self._path] = self._twin
+        return self._tracer.create_proxy("call_module", self._path, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._twin, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # a forward may ask isinstance(layer, nn.Linear)
+        return type(self._twin)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Refuses random numbers: recorded, they would stay the same for ever."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "").startswith(_DRAWS):
+            raise TypeError(f"it draws random numbers with {func.__name__}.")
+        return func(*args, **(kwargs or {}))
+
+
+def _check(module: Any, path: str) -> None:
+    """Refuse a module that does more than its class's forward."""
+    reason = None
+    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
+        reason = "is no plain nn.Module"
+    elif any(getattr(module, name) for name in _HOOKS):
+        reason = "has forward hooks, which may change what it gives; remove them"
+    elif is_parametrized(module):
+        reason = (
+            "has parametrizations; make its weights plain with "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    elif "forward" in vars(module):
+        reason = "has a forward of its own, other than its class's"
+    if reason:
+        text = place(path, module)
+        raise UnsupportedLayerError(f"{text[0].upper()}{text[1:]} {reason}.")
+
+
+def _copy_structure(module: nn.Module) -> nn.Module:
+    """Copy a module without its parameters, in evaluation mode.
+
+    What its forward may write to is the copy's own: buffers, lists, dicts and sets.
+    """
+    twin = object.__new__(type(module))
+    twin.__dict__.update(vars(module))
+    for name, value in vars(module).items():
+        if type(value) in _BUILTIN_CONTAINERS:
+            twin.__dict__[name] = value.copy()
+    twin.__dict__["_buffers"] = {
+        name: None if buffer is None else buffer.clone()
+        for name, buffer in module._buffers.items()
+    }
+    twin.__dict__["training"] = False
+    return twin
