@@ -16,8 +16,14 @@ from safetensors import safe_open
 from scipy import sparse
 
 from sklearn_sparse_nn.exceptions import ModelFormatError
-from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime.graph import Graph, InputStage, Linear
+from sklearn_sparse_nn.runtime import SparseModel, _schema, format
+from sklearn_sparse_nn.runtime.graph import (
+    ACTIVATIONS,
+    MAX_WIDTH,
+    Graph,
+    InputStage,
+    Linear,
+)
 from tests.runtime.file_models import (
     build,
     contents,
@@ -502,3 +508,50 @@ def test_lengths_that_lie_allocate_nothing(tmp_path):
     assert peak_of(path)[1] < 2e6
     path.write_bytes(changed(["ops", 0, "nnz"], 2**40))
     assert peak_of(path)[1] < 2e6
+
+
+# The documentation is about the file that is there.
+
+DOCS = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+
+
+def block(language):
+    """Give the first block of code of a language in the documentation."""
+    return DOCS.split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_the_documented_example_is_the_golden_file():
+    description, arrays = parts(GOLDEN.read_bytes())
+    assert json.loads(block("json")) == description
+    table = DOCS.split("Its arrays:\n\n```\n")[1].split("```")[0]
+    assert table.splitlines() == [
+        f"{name:14} {code:4} {shape!s:4} "
+        f"{np.frombuffer(raw, _schema.TYPES[code]).tolist()}"
+        for name, code, shape, raw in arrays
+    ]
+    assert "2,058 bytes" in DOCS
+    assert GOLDEN.stat().st_size == 2058
+    assert GOLDEN.read_bytes()[62:126].decode() == description["checksum"]
+
+
+def test_the_documented_reader_reads():
+    found = {"path": GOLDEN}
+    exec(block("python"), found)
+    assert found["model"]["needs"] == "sklearn-sparse-nn 0.1"
+    assert found["indptr"].tolist() == [0, 2, 2, 4, 6]
+
+
+def test_the_documented_limits_and_names_are_those_of_the_code():
+    for limit in (
+        _schema.MAX_TEXT,
+        _schema.MAX_BRACKETS,
+        _schema.MAX_OPS,
+        MAX_WIDTH,
+        format._MAX_HEADER,
+    ):
+        assert f"{limit:,}" in DOCS
+    for name in (*ACTIVATIONS, *_schema._OPS, *_schema.TYPES):
+        assert name in DOCS
+    assert ", ".join(_schema.TYPES) in " ".join(DOCS.split())
+    for key in parts(GOLDEN.read_bytes())[0]:
+        assert f"`{key}`" in DOCS
