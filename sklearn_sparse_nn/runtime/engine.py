@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from scipy import special
 
 from sklearn_sparse_nn.runtime.graph import Floats, Graph
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, refuse_nonfinite
+from sklearn_sparse_nn.runtime.layout import WIDE
 from sklearn_sparse_nn.runtime.plan import (
     Plan,
     Program,
@@ -21,8 +23,6 @@ from sklearn_sparse_nn.runtime.plan import (
 from sklearn_sparse_nn.runtime.reference import evaluate
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
-
-_TILE = 64
 
 
 class Engine(Protocol):
@@ -81,7 +81,8 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.floats = aligned(0, np.float32)
 
-    def of(self, n: int) -> Any:
+    def grow(self, n: int) -> Any:
+        """Give scratch memory of at least `n` floats."""
         if len(self.floats) < n:
             self.floats = aligned(n, np.float32)
         return self.floats
@@ -129,58 +130,73 @@ class KernelEngine:
     def __init__(self, graph: Graph, plan: Plan | None = None) -> None:
         self.graph = graph
         self._plan = plan
-        self._ready: tuple[Any, Plan, Program] | None = None
+        self._ready: tuple[Any, Program] | None = None
 
     @property
     def plan(self) -> Plan:
         """How the graph is run."""
-        return self._prepared()[1]
+        if self._plan is None:
+            self._plan = choose(self.graph)
+        return self._plan
 
-    def _prepared(self) -> tuple[Any, Plan, Program]:
+    def _prepare(self) -> tuple[Any, Program]:
         """Load the kernels and write the program, once.
 
         Two threads may both do so; they come to the same.
         """
-        if self._ready is None:
-            from sklearn_sparse_nn.runtime import kernels  # numba takes a while
+        from sklearn_sparse_nn.runtime import kernels  # numba takes a while
 
-            plan = self._plan or choose(self.graph)
-            self._ready = kernels.run, plan, make_program(self.graph, plan)
+        self._ready = kernels.run, make_program(self.graph, self.plan)
         return self._ready
 
     def run(
         self, X: Floats, out: Floats, *, proba: bool, staged: bool, n_threads: int
     ) -> None:
         """Write raw outputs, or their softmax."""
-        n_rows = X.shape[0]
-        kernel, plan, p = self._ready or self._prepared()
-
-        def run_rows(first: int, last: int) -> bool:
-            scratch = _scratch.of(p.scratch_size)
-            arrays = (p.lines, p.floats, p.table, p.columns, scratch)
-            limit = plan.single_limit
-            done: bool = kernel(X, out, *arrays, first, last, limit, proba, staged)
-            return done
-
-        if n_threads > 1 and n_rows > _TILE:
-            fine = _run_parts(run_rows, n_rows, _allowed_threads(n_threads))
+        kernel, p = self._ready or self._prepare()
+        n_rows = len(X)
+        if n_threads == 1 or n_rows <= WIDE:
+            floats = _scratch.floats
+            if len(floats) < p.scratch_size:
+                floats = _scratch.grow(p.scratch_size)
+            fine = kernel(
+                X, out, p.lines, p.floats, p.table, p.columns, floats, 0, n_rows, proba,
+                staged,
+            )  # fmt: skip
         else:
-            fine = run_rows(0, n_rows)
+            run = partial(_run_rows, kernel, p, X, out, proba, staged)
+            fine = _run_parts(run, n_rows, _allowed_threads(n_threads))
         if not fine:
             allow_nan = self.graph.stage.fill is not None and not staged
             refuse_nonfinite(X, allow_nan=allow_nan)
 
 
-def _run_parts(run_rows: Any, n_rows: int, n_threads: int) -> bool:
+def _run_rows(
+    kernel: Any,
+    p: Program,
+    X: Floats,
+    out: Floats,
+    proba: bool,
+    staged: bool,
+    first: int,
+    last: int,
+) -> bool:
+    """Run some rows, in scratch memory of the thread that does so."""
+    floats = _scratch.grow(p.scratch_size)
+    arrays = (p.lines, p.floats, p.table, p.columns, floats)
+    return bool(kernel(X, out, *arrays, first, last, proba, staged))
+
+
+def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
     """Share tiles of rows between threads, this one among them."""
-    n_tiles = -(-n_rows // _TILE)
+    n_tiles = -(-n_rows // WIDE)
     n_parts = min(n_threads, n_tiles)
+    cuts = [min(n_rows, n_tiles * i // n_parts * WIDE) for i in range(n_parts + 1)]
     if n_parts == 1:
-        return bool(run_rows(0, n_rows))
-    cuts = [min(n_rows, n_tiles * i // n_parts * _TILE) for i in range(n_parts + 1)]
+        return bool(run(0, n_rows))
     pool = _pool(n_parts - 1)
-    others = [pool.submit(run_rows, cuts[i], cuts[i + 1]) for i in range(1, n_parts)]
-    fine = run_rows(cuts[0], cuts[1])
+    others = [pool.submit(run, cuts[i], cuts[i + 1]) for i in range(1, n_parts)]
+    fine = run(cuts[0], cuts[1])
     return all([fine, *(other.result() for other in others)])
 
 

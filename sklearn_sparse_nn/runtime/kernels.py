@@ -46,6 +46,7 @@ from sklearn_sparse_nn.runtime.layout import (
     SHARED,
     SHIFT_AT,
     SIDE,
+    SINGLE_LIMIT,
     SLICE_BIAS,
     SLICE_COLUMNS,
     SLICE_WEIGHTS,
@@ -53,6 +54,7 @@ from sklearn_sparse_nn.runtime.layout import (
     TILE_COLUMNS,
     TILE_WEIGHTS,
     WIDE,
+    WIDE_ONLY,
     WIDTH,
     A,
     B,
@@ -189,7 +191,6 @@ def _linear_entries(op, lanes, floats, table, columns, scratch):  # type: ignore
             np.uintp(out + np.int64(row) * row_bytes),
             np.uintp(bias + np.int64(row) * 4),
             np.int64(flags),
-            np.int64(lanes),
         )
         if flags & GROUPED:
             dot_group(*args)
@@ -261,7 +262,7 @@ def _linear(op, n, lanes, floats, table, columns, scratch, spare):  # type: igno
     """Multiply in the way that was planned for so many rows."""
     if n <= op[DENSE_LIMIT]:
         _linear_dense(op, n, lanes, floats, scratch, spare)
-    elif lanes == WIDE or op[N_SLICES] == 0:
+    elif lanes == WIDE:
         _linear_entries(op, lanes, floats, table, columns, scratch)
     else:
         _linear_slices(op, lanes, floats, table, columns, scratch, spare)
@@ -362,11 +363,40 @@ def _compute(program, n, lanes, floats, table, columns, scratch, spare):  # type
 
 
 @_inner
-def _tile_lanes(n):  # type: ignore[no-untyped-def]
+def _tile_lanes(n, head):  # type: ignore[no-untyped-def]
     """Choose how wide a tile is for the rows that are left."""
-    if n > WIDE * 3 // 4:
+    if n <= head[SINGLE_LIMIT]:
+        return 1
+    if n > WIDE * 3 // 4 or head[WIDE_ONLY]:
         return WIDE
     return 2 * LANES if n > LANES else LANES if n > LANES // 2 else LANES // 2
+
+
+@_inner
+def _store(out, first, n, at, lanes, scratch):  # type: ignore[no-untyped-def]
+    """Lay `n` rows of the output back into rows, in blocks of 16 x 16."""
+    n_outputs = out.shape[1]
+    if lanes == 1:
+        out[first] = scratch[at : at + n_outputs]
+        return
+    whole_rows = n // LANES * LANES
+    whole_columns = n_outputs // LANES * LANES
+    for i in range(0, whole_rows, LANES):
+        target = out.ctypes.data + (first + i) * n_outputs * 4
+        source = scratch.ctypes.data + (at * lanes + i) * 4
+        for j in range(0, whole_columns, LANES):
+            transpose(
+                np.uintp(source + j * lanes * 4),
+                lanes * 4,
+                np.uintp(target + j * 4),
+                n_outputs * 4,
+            )
+        for lane in range(i, i + LANES):
+            for j in range(whole_columns, n_outputs):
+                out[first + lane, j] = scratch[(at + j) * lanes + lane]
+    for lane in range(whole_rows, n):
+        for j in range(n_outputs):
+            out[first + lane, j] = scratch[(at + j) * lanes + lane]
 
 
 def _run(  # type: ignore[no-untyped-def]
@@ -379,7 +409,6 @@ def _run(  # type: ignore[no-untyped-def]
     scratch,
     first,
     last,
-    single_limit,
     proba,
     staged,
 ):
@@ -390,9 +419,8 @@ def _run(  # type: ignore[no-untyped-def]
     head = program[0]
     n_outputs = head[N_OUT]
     while first < last:
-        left = last - first
-        lanes = 1 if left <= single_limit else _tile_lanes(left)
-        n = min(left, lanes)
+        lanes = _tile_lanes(last - first, head)
+        n = min(last - first, lanes)
         spare = scratch[head[SCRATCH_ROWS] * lanes :]
         if not _load(X, first, n, lanes, program, floats, table, scratch, staged):
             return False
@@ -400,9 +428,7 @@ def _run(  # type: ignore[no-untyped-def]
         at = head[OUT]
         if proba:
             _softmax(at, at, n_outputs, lanes, False, scratch)
-        for lane in range(n):
-            for j in range(n_outputs):
-                out[first + lane, j] = scratch[(at + j) * lanes + lane]
+        _store(out, first, n, at, lanes, scratch)
         first += n
     return True
 
@@ -417,7 +443,6 @@ _signature = types.boolean(
     types.Array(types.int32, 1, "C"),
     types.Array(types.uint16, 1, "C"),
     types.Array(types.float32, 1, "C"),
-    types.int64,
     types.int64,
     types.int64,
     types.boolean,

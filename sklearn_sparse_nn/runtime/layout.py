@@ -20,6 +20,8 @@ N_FIELDS = 23
 # Fields of the line before them, beside OUT and N_OUT; -1 for what there is not.
 WIDTH, SCRATCH_ROWS = 6, 7
 FILL_AT, SHIFT_AT, SCALE_AT, COLUMNS_AT = range(8, 12)
+SINGLE_LIMIT = 12  # up to so many rows are run one by one
+WIDE_ONLY = 13  # whether all other tiles are 64 rows wide: a layer has no slices
 
 # An entry: output row, number of columns, flags, first column of its panel.
 ENTRY_FIELDS = 4

@@ -323,19 +323,19 @@ class SparseModel:
         return sparse.vstack([sparse.csr_array(p) for p in [empty, *parts]], "csr")
 
     def _run(self, X: Any, out: Any, *, proba: bool) -> Any:
-        n_outputs = self.graph.n_outputs
+        n_outputs = self.graph.widths[-1]
         direct = (
             type(X) is np.ndarray
-            and X.dtype == _FLOAT32
+            and X.dtype is _FLOAT32
             and X.ndim == 2
-            and X.flags.c_contiguous
-            and X.flags.aligned
             and X.shape[1] == self.n_features_in_
+            and (flags := X.flags).c_contiguous
+            and flags.aligned
         )
         if not direct:
             X = check_rows(X, self.n_features_in_, self._names())
         if out is None:
-            out = np.empty((X.shape[0], n_outputs), dtype=np.float32)
+            out = np.empty((X.shape[0], n_outputs), _FLOAT32)
         else:
             _check_out(out, (X.shape[0], n_outputs))
         run = self._engine.run

@@ -41,7 +41,7 @@ _PER_STEP = {1: 13.0, 8: 21.0, 16: 30.4, 32: 60.0}
 _SLICE = {1: 14.0, 8: 30.0, 16: 40.0, 32: 70.0}
 # A column of sixty-four dense weights, by rows at once; for a few, memory is slower.
 _PER_DENSE = {0: 0.0, 1: 10.6, 2: 10.8, 3: 12.6, 4: 16.3}
-_LEAST_PANEL, _PANEL_COLUMNS = 128, 16  # its slice of a tile is 32 KiB
+_LEAST_PANEL, _PANEL_COLUMNS = 160, 14  # its slice of a tile is about 40 KiB
 _SLICE_COLUMNS = 2**16 - 1  # one number is left for the padding
 
 
@@ -73,7 +73,7 @@ class Plan:
     choices : tuple of Choice
         Of the linear layers, in order.
     single_limit : int
-        Up to so many rows are run one by one.
+        Up to so many rows are run one by one, if no layer is too wide for that.
     """
 
     choices: tuple[Choice, ...]
@@ -128,8 +128,7 @@ def choose(graph: Graph) -> Plan:
         _cost(op.weight, limit + 1, choice) for op, choice in pairs
     ):
         limit += 1
-    widest = max((op.weight.shape[1] for op in graph.layers), default=0)
-    return Plan(choices, limit if widest <= _SLICE_COLUMNS else 0)
+    return Plan(choices, limit)
 
 
 def _choice(weight: Any) -> Choice:
@@ -289,6 +288,9 @@ class _Writer:
         line[at.OUT] = self.places[-1]
         line[at.N_OUT] = self.graph.n_outputs
         line[at.WIDTH] = stage.width
+        too_wide = any(op.weight.shape[1] > _SLICE_COLUMNS for op in self.graph.layers)
+        line[at.WIDE_ONLY] = too_wide
+        line[at.SINGLE_LIMIT] = 0 if too_wide else self.plan.single_limit
         line[at.SCRATCH_ROWS] = self.rows
         for field, values in (
             (at.FILL_AT, stage.fill),

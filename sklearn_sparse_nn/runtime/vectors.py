@@ -193,32 +193,26 @@ def _rows_times_tile(builder: Any, args: Any, n_rows: int, tile: int) -> None:
             g.store_vector(g.relu(clip, total), out)
 
 
-def _make_dot(n_rows: int, widths: tuple[int, ...]) -> Any:
-    """Make ``dot(weights, columns, n, x, out, bias, flags, tile)``."""
+def _make_dot(n_rows: int) -> Any:
+    """Make ``dot(weights, columns, n, x, out, bias, flags)`` for tiles of 64 rows."""
 
     @intrinsic
-    def dot(  # type: ignore[no-untyped-def]
-        typingctx, weights, columns, n, x, out, bias, flags, tile
-    ):
+    def dot(typingctx, weights, columns, n, x, out, bias, flags):  # type: ignore[no-untyped-def]
         a, i = types.uintp, types.int64
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            def emit(tile: int) -> None:
-                _rows_times_tile(builder, args[:-1], n_rows, tile)
-
-            _by_tile(builder, args[-1], widths, emit)
+            _rows_times_tile(builder, args, n_rows, 64)
             return context.get_dummy_value()
 
-        return types.void(a, a, i, a, a, a, i, i), codegen
+        return types.void(a, a, i, a, a, a, i), codegen
 
     return dot
 
 
-#: One output row times a tile of 64 rows of X, feature-major; of 8 to 32 where a layer
-#: is too wide for slices.
-dot_row = _make_dot(1, (64, 32, 16, 8))
+#: One output row times a tile of 64 rows of X, feature-major.
+dot_row = _make_dot(1)
 #: Four output rows with the same columns, for blocks and dense layers.
-dot_group = _make_dot(GROUP, (64, 32, 16, 8))
+dot_group = _make_dot(GROUP)
 
 
 def _slice_times_tile(builder: Any, args: Any, tile: int) -> None:
@@ -374,7 +368,7 @@ def transpose(typingctx, source, stride, target, row_bytes):  # type: ignore[no-
 
         rows = [g.load(row(source, stride, r)) for r in range(LANES)]
         for r, out in enumerate(_transposed(b, rows)):
-            b.store(out, row(target, row_bytes, r), align=64)
+            b.store(out, row(target, row_bytes, r), align=4)
         return context.get_dummy_value()
 
     return types.void(a, i, a, i), codegen
