@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sklearn_sparse_nn.export import export_module
+    from sklearn_sparse_nn.export import export_module, export_pipeline
     from sklearn_sparse_nn.nets.batches import BatchIterator
     from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
     from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
@@ -23,6 +23,7 @@ _HOMES = {
     "TabularNetClassifier": "sklearn_sparse_nn.nets.tabular",
     "TabularNetRegressor": "sklearn_sparse_nn.nets.tabular",
     "export_module": "sklearn_sparse_nn.export",
+    "export_pipeline": "sklearn_sparse_nn.export",
 }
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TabularNetClassifier",
     "TabularNetRegressor",
     "export_module",
+    "export_pipeline",
 ]
 
 

@@ -2,5 +2,6 @@
 
 from sklearn_sparse_nn.export._cache import predicting_model
 from sklearn_sparse_nn.export._model import export_module, export_pruner
+from sklearn_sparse_nn.export._pipeline import export_pipeline
 
-__all__ = ["export_module", "export_pruner", "predicting_model"]
+__all__ = ["export_module", "export_pipeline", "export_pruner", "predicting_model"]

@@ -1,5 +1,6 @@
 """A net of steps, as the runtime's graph."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,39 +28,66 @@ from sklearn_sparse_nn.runtime.graph import (
     Softmax,
 )
 
-__all__ = ["emit"]
+__all__ = ["Rows", "emit"]
 
 _FUSING = ("linear", "affine", "layer_norm", "add")
 
 
-def emit(output: Step) -> Graph:
+@dataclass(frozen=True)
+class Rows:
+    """What becomes of the rows of X before the net's steps, beside scaling.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of X.
+    columns : ndarray of int of shape (n_kept,)
+        Those that the net's input has.
+    fill : ndarray of shape (n_kept,) or None
+        What stands in for NaN.
+    wide : bool
+        Whether rows of float64 are scaled in float64.
+    """
+
+    n_features: int
+    columns: Any
+    fill: Any = None
+    wide: bool = False
+
+
+def emit(output: Step, rows: Rows | None = None) -> Graph:
     """Fold, remove dead units, fuse activations and round to float32.
 
     Parameters
     ----------
     output : Step
         What the net gives; its steps are changed.
+    rows : Rows or None, default=None
+        None for rows that are the net's input as they are.
 
     Returns
     -------
     graph : Graph
     """
     source = next(step for step in in_order(output) if step.kind == "input")
-    n_features = source.width
+    rows = rows or Rows(source.width, np.arange(source.width))
     for _ in range(2):  # a folded affine step may let another constant through
         output = fold(output)
         fold_constants(output)
     output = fold(output)
-    columns = shrink(output)
+    used = shrink(output)
+    columns = rows.columns[used]
     output, shift, scale = _stage(output)
     if output.kind == "input":
         output = identity_affine(output)
     output = _fuse(output)
     stage = InputStage(
-        n_features,
-        columns=None if len(columns) == n_features else columns,
+        rows.n_features,
+        columns=None if len(columns) == rows.n_features else columns,
+        fill=None if rows.fill is None else rows.fill[used],
         shift=shift,
         scale=scale,
+        wide=rows.wide,
     )
     return Graph(stage, _ops(output))
 

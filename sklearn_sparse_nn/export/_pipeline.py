@@ -1,0 +1,222 @@
+"""Pipelines of scalers, imputers and a net, as one sparse model."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.export._emit import Rows, emit
+from sklearn_sparse_nn.export._model import as_steps, head_of
+from sklearn_sparse_nn.export._net import Step, in_order, replace
+from sklearn_sparse_nn.nets.estimator import NetEstimator
+from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.graph import Activation
+
+__all__ = ["export_pipeline"]
+
+_ALLOWED = (
+    "Allowed before the net are StandardScaler, MinMaxScaler, RobustScaler, "
+    "MaxAbsScaler, SimpleImputer of numbers with missing_values=nan and "
+    "add_indicator=False, and 'passthrough'."
+)
+
+
+def export_pipeline(pipe: Pipeline) -> SparseModel:
+    """Make one sparse model of a pipeline of scalers, imputers and a net.
+
+    What comes before the net is composed in float64 and becomes the model's input
+    stage: rows of float64 are scaled in float64, as the pipeline does.
+
+    Parameters
+    ----------
+    pipe : sklearn.pipeline.Pipeline
+        Fitted. Its last step is a pruner or a TabularNet; the others are
+        StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler, SimpleImputer of
+        numbers, ``"passthrough"``, or pipelines of these. It is not changed.
+
+    Returns
+    -------
+    model : SparseModel
+        It takes what the pipeline takes, of shape (n_rows, n_features).
+
+    Raises
+    ------
+    UnsupportedLayerError
+        A step is of another kind, or an imputer fills with a value that a clipped
+        scaler before it never gives; the message names the step.
+    TypeError
+        `pipe` is no Pipeline, or ends with something else.
+    sklearn.exceptions.NotFittedError
+        A step is not fitted.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_sparse_nn import PrunedClassifier, export_pipeline
+    >>> X, y = load_iris(return_X_y=True)
+    >>> pipe = make_pipeline(StandardScaler(), PrunedClassifier(random_state=0))
+    >>> model = export_pipeline(pipe.fit(X, y))
+    >>> bool((model.predict(X) == pipe.predict(X)).all())
+    True
+    """
+    steps = list(_steps(pipe))
+    _, net = steps.pop()
+    if not isinstance(net, NetEstimator):
+        raise TypeError(
+            "The pipeline's last step must be a pruner or a TabularNet; it is a "
+            f"{type(net).__name__}."
+        )
+    first = steps[0][1] if steps else net
+    check_is_fitted(first)
+    before = _Before(first.n_features_in_)
+    for name, step in steps:
+        check_is_fitted(step)
+        before.add(name, step)
+    output = as_steps(net)
+    graph = emit(before.put_in_front(output), before.rows())
+    names = getattr(first, "feature_names_in_", None)
+    return SparseModel(graph, feature_names=names, **head_of(net))
+
+
+def _steps(pipe: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the steps that do something, those of pipelines in pipelines too."""
+    if not isinstance(pipe, Pipeline):
+        raise TypeError(
+            f"export_pipeline takes a Pipeline; got a {type(pipe).__name__}. A pruner "
+            "alone has a method export."
+        )
+    for name, step in pipe.steps:
+        if isinstance(step, Pipeline):
+            yield from _steps(step, f"{prefix}{name}__")
+        elif step is not None and not isinstance(step, str):
+            yield prefix + name, step
+
+
+def _standard(scaler: StandardScaler) -> tuple[Any, Any]:
+    return scaler.mean_ if scaler.with_mean else None, scaler.scale_
+
+
+def _min_max(scaler: MinMaxScaler) -> tuple[Any, Any]:
+    return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
+
+
+def _robust(scaler: RobustScaler) -> tuple[Any, Any]:
+    return (
+        scaler.center_ if scaler.with_centering else None,
+        scaler.scale_ if scaler.with_scaling else None,
+    )
+
+
+def _max_abs(scaler: MaxAbsScaler) -> tuple[Any, Any]:
+    return None, scaler.scale_
+
+
+#: What a scaler subtracts, and divides by after that; None for nothing. Subclasses
+#: may do something else, so they are not looked up here.
+_SCALERS: dict[type, Callable[[Any], tuple[Any, Any]]] = {
+    StandardScaler: _standard,
+    MinMaxScaler: _min_max,
+    RobustScaler: _robust,
+    MaxAbsScaler: _max_abs,
+}
+
+
+class _Before:
+    """What happens to the columns before the net."""
+
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+        self.columns = np.arange(n_features)
+        self.fill = np.full(n_features, np.nan)
+        self.scalings: list[tuple[Any, Any]] = []  # shift and scale, or ...
+        self.clips: dict[int, tuple[float, float]] = {}  # ... after which of them
+
+    def add(self, name: str, step: Any) -> None:
+        """Add a fitted transformer."""
+        if type(step) in _SCALERS:
+            shift, scale = _SCALERS[type(step)](step)
+            width = len(self.columns)
+            shift = np.zeros(width) if shift is None else shift
+            scale = np.ones(width) if scale is None else scale
+            self.scalings.append((shift.astype(np.float64), scale.astype(np.float64)))
+            if getattr(step, "clip", False):
+                low, high = step.feature_range
+                self.clips[len(self.scalings) - 1] = float(low), float(high)
+        elif type(step) is SimpleImputer:
+            self._impute(name, step)
+        else:
+            raise UnsupportedLayerError(
+                f"Step {name!r} of the pipeline is a {type(step).__name__}. {_ALLOWED}"
+            )
+
+    def _impute(self, name: str, step: SimpleImputer) -> None:
+        missing = step.missing_values
+        is_nan = isinstance(missing, float) and np.isnan(missing)
+        statistics = _as_numbers(step.statistics_)
+        if step.add_indicator or not is_nan or statistics is None:
+            raise UnsupportedLayerError(
+                f"Step {name!r} of the pipeline is a SimpleImputer with "
+                f"missing_values={missing!r}, add_indicator={step.add_indicator} and "
+                f"values {step.statistics_[:3]}. {_ALLOWED}"
+            )
+        if len(step.get_feature_names_out()) < len(statistics):
+            self._keep(~np.isnan(statistics))  # columns without any value are dropped
+            statistics = statistics[~np.isnan(statistics)]
+        raw = self._as_it_was(name, statistics)
+        self.fill = np.where(np.isnan(self.fill), raw, self.fill)
+
+    def _keep(self, kept: Any) -> None:
+        self.columns, self.fill = self.columns[kept], self.fill[kept]
+        self.scalings = [(shift[kept], scale[kept]) for shift, scale in self.scalings]
+
+    def _as_it_was(self, name: str, values: Any) -> Any:
+        """Give what values would have been before any scaling."""
+        for i, (shift, scale) in reversed(list(enumerate(self.scalings))):
+            low, high = self.clips.get(i, (-np.inf, np.inf))
+            outside = np.isnan(self.fill) & ((values < low) | (values > high))
+            if outside.any():
+                raise UnsupportedLayerError(
+                    f"Step {name!r} of the pipeline fills with "
+                    f"{values[outside][0]:.6g}, which a scaler before it clips to "
+                    f"{low:.6g} to {high:.6g}; put the imputer first."
+                )
+            values = values * scale + shift
+        return values
+
+    def put_in_front(self, output: Step) -> Step:
+        """Let a net read columns that have been scaled."""
+        old = next(step for step in in_order(output) if step.kind == "input")
+        step = Step("input", width=old.width)
+        for i, (shift, scale) in enumerate(self.scalings):
+            step = Step("affine", [step], step.width, 1 / scale, -shift / scale)
+            step.divide = (shift, scale)
+            if i in self.clips:
+                limits = Activation("hardtanh", self.clips[i])
+                step = Step("activation", [step], step.width, activation=limits)
+        replace(old, step, in_order(output))
+        return step if output is old else output
+
+    def rows(self) -> Rows:
+        """Say what the input stage does beside scaling."""
+        filled = not np.isnan(self.fill).any()
+        return Rows(self.n_features, self.columns, self.fill if filled else None, True)
+
+
+def _as_numbers(statistics: Any) -> Any:
+    """Give an imputer's values as float64, or None; constants are kept as objects."""
+    try:
+        return np.asarray(statistics).astype(np.float64)
+    except (TypeError, ValueError):
+        return None
