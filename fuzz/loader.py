@@ -40,10 +40,12 @@ def load_and_predict(data: bytes) -> None:
     cost = model.cost()
     repr(model), model._repr_html_()
     if cost.peak_activation_bytes < SMALL and model.n_features_in_ < SMALL:
-        with np.errstate(all="ignore"):
-            row = np.zeros((1, model.n_features_in_), dtype=np.float32)
-            model.predict(row)
-            evaluate(model.graph, np.zeros((1, model.graph.widths[0]), np.float32))
+        for n_rows in (1, 17):  # the kernels have a way for each
+            rows = np.ones((n_rows, model.n_features_in_), dtype=np.float32)
+            rows[:, ::2] = -1e30
+            with np.errstate(all="ignore"):
+                model.predict(rows)
+                evaluate(model.graph, rows[:, :1].repeat(model.graph.widths[0], axis=1))
     model.save(path)
     assert path.read_bytes() == data, "another file gives the same model"
 
@@ -58,7 +60,9 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     if rng.random() < 0.05:
         return atheris.Mutate(data, max_size)
     for _ in range(rng.choice([1, 1, 2, 4])):
-        change = rng.choice([change_value, change_value, add_op, change_bytes])
+        change = rng.choice(
+            [change_value, change_value, add_op, change_bytes, change_classes]
+        )
         try:
             change(rng, description, arrays)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
@@ -92,6 +96,8 @@ def change_value(rng: random.Random, description: dict, arrays: list) -> None:
         place.append(place[key])
     elif action < 0.7 and type(place[key]) is int:
         place[key] += rng.choice([-1, 1])
+    elif action < 0.7 and type(place[key]) is float:
+        place[key] = rng.choice([-1.0, 0.0, 1e-5, 3e38, 1e39])
     elif action < 0.7 and type(place[key]) is bool:
         place[key] = not place[key]
     elif action < 0.7 and key == "name" and "params" in place:
@@ -107,9 +113,10 @@ def add_op(rng: random.Random, description: dict, arrays: list) -> None:
     n = len(ops)
     kind = rng.choice(["linear", "affine", "layer_norm", "add", "concat", "softmax"])
     op = {"kind": kind}
-    width = rng.randrange(5)
+    width = rng.choice([0, 1, 2, 3, 4, 65536, 65537])
     if kind in ("add", "concat"):
         op["inputs"] = [rng.randrange(n + 1) for _ in range(2)]
+        op["inputs"] *= rng.choice([1, 1, 1, 50]) if kind == "concat" else 1
     else:
         op["input"] = rng.randrange(n + 1)
     if kind not in ("concat", "softmax"):
@@ -125,6 +132,21 @@ def add_op(rng: random.Random, description: dict, arrays: list) -> None:
     ops.append(op)
     if rng.random() < 0.7:
         description["classes"] = None
+
+
+def change_classes(rng: random.Random, description: dict, arrays: list) -> None:
+    """Give the model other classes, or make it a regressor."""
+    n = rng.choice([1, 2, 2, 2, 3])
+    code = rng.choice(list(_schema.TYPES))
+    labels = rng.choice([["a", "b"], ["", "\0"], ["ä" * 9] * n])
+    description["classes"] = rng.choice(
+        [
+            None,
+            {"size": n, "type": code},
+            {"labels": labels, "type": rng.choice(["U1", "U9", "U4000000", "object"])},
+        ]
+    )
+    description["output"] = rng.choice(["identity", "softmax", "softmax", "sigmoid"])
 
 
 def change_bytes(rng: random.Random, description: dict, arrays: list) -> None:
@@ -170,5 +192,8 @@ def fitted(description: dict, arrays: list) -> list:
 
 
 if __name__ == "__main__":
+    # Kernels are compiled here, not in the time of the first file.
+    golden = Path(__file__).parents[1] / "tests/runtime/golden/format-1.safetensors"
+    load_and_predict(golden.read_bytes())
     atheris.Setup(sys.argv, load_and_predict, custom_mutator=mutate)
     atheris.Fuzz()
