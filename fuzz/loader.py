@@ -182,9 +182,12 @@ def fitted(description: dict, arrays: list) -> list:
         raw = old.get(name, b"")[: sizes[name]]
         if name.endswith(".indptr"):  # keep it at least well-formed in its end
             nnz = layout[name.replace("indptr", "data")][1][0]
-            starts = np.frombuffer(raw, dtype=_schema.TYPES[dtype])
+            kind = np.dtype(_schema.TYPES[dtype])
+            starts = np.frombuffer(
+                raw[: len(raw) // kind.itemsize * kind.itemsize], kind
+            )
             more = np.full(shape[0] - len(starts), nnz)
-            starts = np.concatenate([starts, more]).astype(_schema.TYPES[dtype])
+            starts = np.concatenate([starts, more]).astype(kind)
             starts[-1:] = nnz
             raw = starts.tobytes()
         made.append((name, dtype, list(shape), raw.ljust(sizes[name], b"\0")))
