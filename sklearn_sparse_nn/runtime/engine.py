@@ -139,6 +139,10 @@ class KernelEngine:
             self._plan = choose(self.graph)
         return self._plan
 
+    def use(self, plan: Plan) -> None:
+        """Run the graph in another way from now on; outputs stay the same."""
+        self._plan, self._ready = plan, None
+
     def _prepare(self) -> tuple[Any, Program]:
         """Load the kernels and write the program, once.
 

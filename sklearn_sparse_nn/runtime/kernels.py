@@ -9,6 +9,8 @@ and output; it points into `floats` (vectors and weights), `table` (which produc
 where) and `columns`. `plan` and `packing` write them, from a checked graph.
 """
 
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,8 @@ _ZERO = _f(0)
 _EXPONENT, _SIZE = np.int32(0x7F800000), np.int32(0x7FFFFFFF)
 
 _inner = njit(nogil=True, error_model="numpy")
+# Each is called in one place; compiling them by themselves would take time for nothing.
+_once = njit(inline="always", nogil=True, error_model="numpy")
 
 
 @_inner
@@ -93,7 +97,7 @@ def _is_bad(bits, allow_nan):  # type: ignore[no-untyped-def]
     return bad
 
 
-@_inner
+@_once
 def _transpose_tile(X, first, n, lanes, scratch):  # type: ignore[no-untyped-def]
     """Turn `n` rows of X into a feature-major tile, in blocks of 16 x 16."""
     n_columns = X.shape[1]
@@ -117,7 +121,7 @@ def _transpose_tile(X, first, n, lanes, scratch):  # type: ignore[no-untyped-def
             scratch[j * lanes + lane] = X[first + lane, j]
 
 
-@_inner
+@_once
 def _load(  # type: ignore[no-untyped-def]
     X, first, n, lanes, program, floats, table, scratch, staged
 ):
@@ -150,7 +154,7 @@ def _load(  # type: ignore[no-untyped-def]
     return True
 
 
-@_inner
+@_once
 def _stage(head, width, lanes, floats, scratch):  # type: ignore[no-untyped-def]
     """Fill NaN, subtract the shift, divide by the scale."""
     if head[FILL_AT] >= 0:
@@ -171,7 +175,7 @@ def _stage(head, width, lanes, floats, scratch):  # type: ignore[no-untyped-def]
                     scratch[k] = (scratch[k] - shift[j]) / scale[j]
 
 
-@_inner
+@_once
 def _linear_entries(op, lanes, floats, table, columns, scratch):  # type: ignore[no-untyped-def]
     """Multiply a tile: entries of one row or of four, in the order of their columns."""
     row_bytes = lanes * 4
@@ -202,7 +206,7 @@ def _linear_entries(op, lanes, floats, table, columns, scratch):  # type: ignore
             ids += np.int64(n) * 2
 
 
-@_inner
+@_once
 def _linear_slices(op, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
     """Multiply one row or a narrow tile: sixteen outputs interleaved."""
     row_bytes = lanes * 4
@@ -228,7 +232,7 @@ def _linear_slices(op, lanes, floats, table, columns, scratch, spare):  # type: 
             scratch[op[OUT] + table[op[ORDER_AT] + i]] = spare[i]
 
 
-@_inner
+@_once
 def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-untyped-def]
     """Multiply `n` rows with all weights: sixty-four outputs at once."""
     x = scratch.ctypes.data + op[IN] * lanes * 4
@@ -257,7 +261,7 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
         activate(1, _ZERO, _ZERO, scratch[start : start + size])
 
 
-@_inner
+@_once
 def _linear(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
     """Multiply in the way that was planned for so many rows."""
     if n <= op[DENSE_LIMIT]:
@@ -268,7 +272,7 @@ def _linear(op, n, lanes, floats, table, columns, scratch, spare):  # type: igno
         _linear_slices(op, lanes, floats, table, columns, scratch, spare)
 
 
-@_inner
+@_once
 def _affine(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
     for j in range(op[N_OUT]):
         scale, shift = floats[op[A] + j], floats[op[B] + j]
@@ -278,7 +282,7 @@ def _affine(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
             out[k] = x[k] * scale + shift
 
 
-@_inner
+@_once
 def _layer_norm(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
     """Normalise each row; sums are float64, in the order of the features."""
     n = op[N_IN]
@@ -323,7 +327,7 @@ def _softmax(at, out_at, n, lanes, log, scratch):  # type: ignore[no-untyped-def
                 scratch[(out_at + j) * lanes + k] = _f(power / total)
 
 
-@_inner
+@_once
 def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
     """Do an operation without products."""
     n = op[N_OUT] * lanes
@@ -344,7 +348,7 @@ def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
         _softmax(op[IN], op[OUT], op[N_OUT], lanes, kind == LOG_SOFTMAX, scratch)
 
 
-@_inner
+@_once
 def _compute(program, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
     """Run all operations on the `n` rows that have been loaded."""
     for i in range(1, program.shape[0]):
@@ -372,7 +376,7 @@ def _tile_lanes(n, head):  # type: ignore[no-untyped-def]
     return 2 * LANES if n > LANES else LANES if n > LANES // 2 else LANES // 2
 
 
-@_inner
+@_once
 def _store(out, first, n, at, lanes, scratch):  # type: ignore[no-untyped-def]
     """Lay `n` rows of the output back into rows, in blocks of 16 x 16."""
     n_outputs = out.shape[1]
@@ -399,7 +403,8 @@ def _store(out, first, n, at, lanes, scratch):  # type: ignore[no-untyped-def]
             out[first + lane, j] = scratch[(at + j) * lanes + lane]
 
 
-def _run(  # type: ignore[no-untyped-def]
+@_once
+def _predict(  # type: ignore[no-untyped-def]
     X,
     out,
     program,
@@ -450,14 +455,38 @@ _signature = types.boolean(
 )
 
 
-def _compiled() -> Any:
+def _digest() -> int:
+    """Make a number of the sources that the kernels are compiled from.
+
+    numba keeps compiled code until the file of the outermost function changes, and
+    does not look at the files of those that it calls.
+    """
+    folder = Path(__file__).parent
+    names = ("kernels", "vectors", "elementwise", "layout")
+    try:
+        text = b"".join((folder / f"{name}.py").read_bytes() for name in names)
+    except OSError:  # the package lies in an archive
+        text = b""
+    return int.from_bytes(sha256(text).digest()[:7], "big")
+
+
+def _compiled(digest: int) -> Any:
     """Compile once, and keep the code on disk where a folder can be written."""
+
+    def run(  # type: ignore[no-untyped-def]
+        X, out, program, floats, table, columns, scratch, first, last, proba, staged
+    ):
+        digest  # noqa: B018, a closure's variables are part of the cache's key
+        return _predict(
+            X, out, program, floats, table, columns, scratch, first, last, proba, staged
+        )
+
     compiler: Any = njit
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return compiler([_signature], cache=True, **options)(_run)
+        return compiler([_signature], cache=True, **options)(run)
     except (RuntimeError, OSError):  # no folder for the cache
-        return compiler([_signature], **options)(_run)
+        return compiler([_signature], **options)(run)
 
 
-run = _compiled()
+run = _compiled(_digest())

@@ -9,16 +9,18 @@ from scipy import sparse, special
 
 from sklearn_sparse_nn.runtime.cost import Cost, cost_of
 from sklearn_sparse_nn.runtime.display import as_html, as_text
-from sklearn_sparse_nn.runtime.engine import Engine, make_engine
+from sklearn_sparse_nn.runtime.engine import Engine, KernelEngine, make_engine
 from sklearn_sparse_nn.runtime.format import read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, check_rows, chunks
+from sklearn_sparse_nn.runtime.tuning import tuned
 
 __all__ = ["OUTPUTS", "SparseModel"]
 
 #: What makes probabilities of raw outputs.
 OUTPUTS = ("identity", "softmax", "sigmoid")
 _FLOAT32 = np.dtype(np.float32)
+_TUNING_ROWS = 1024
 _HIDDEN_NUMBERS = 2**20  # activations that are dense at once
 
 
@@ -221,6 +223,27 @@ class SparseModel:
             op.name or f"linear_{i}": op.weight
             for i, op in enumerate(self.graph.layers)
         }
+
+    def tune(self, X: Any) -> "SparseModel":
+        """Measure how rows like these are predicted fastest, and remember it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame} of shape (n_rows, n_features)
+            As many rows as are predicted at once, at most 1024 of which are used.
+
+        Returns
+        -------
+        self : SparseModel
+            Outputs stay the same, bit for bit. Takes seconds for large nets.
+        """
+        if isinstance(self._engine, KernelEngine):
+            X = check_rows(X, self.n_features_in_, self._names())[:_TUNING_ROWS]
+            rows = np.ascontiguousarray(
+                X.toarray() if sparse.issparse(X) else X, _FLOAT32
+            )
+            self._engine.use(tuned(self._engine, rows))
+        return self
 
     def forward(self, X: Any, out: Any = None) -> Floats:
         """Compute the raw outputs.

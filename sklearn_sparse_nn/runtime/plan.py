@@ -85,6 +85,10 @@ class Plan:
         new[i] = replace(new[i], **changes)
         return replace(self, choices=tuple(new))
 
+    def with_single_limit(self, n: int) -> "Plan":
+        """Give the plan with another limit for single rows."""
+        return replace(self, single_limit=n)
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
