@@ -3,8 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from importlib.util import find_spec
+from functools import cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -206,7 +205,15 @@ def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
 
 def make_engine(graph: Graph) -> Engine:
     """Choose what runs a graph: the kernels, unless numba is missing or off."""
-    off = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-    if off or find_spec("numba") is None:
-        return ReferenceEngine(graph)
-    return KernelEngine(graph)
+    return KernelEngine(graph) if _numba_works() else ReferenceEngine(graph)
+
+
+@cache
+def _numba_works() -> bool:
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return False
+    try:
+        import numba  # noqa: F401, late: it takes a quarter of a second
+    except ImportError:  # missing, or not made for this numpy
+        return False
+    return True
