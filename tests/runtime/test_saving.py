@@ -278,7 +278,7 @@ KILLS = """
             while True:
                 for each in two:
                     each.save(path)
-        time.sleep(waits.uniform(0, 0.02))
+        time.sleep(waits.uniform(0, 0.03))
         os.kill(child, 9)
         os.waitpid(child, 0)
         found = SparseModel.load(path).weights["linear_0"].data
@@ -296,8 +296,8 @@ KILLS = """
 def test_500_kills_leave_the_old_model_or_the_new_one(tmp_path):
     first, second, cut = map(int, python(KILLS, tmp_path / "m", 500).split())
     assert first + second == 500
-    assert min(first, second) > 50  # it was killed in saves of either,
-    assert cut > 50  # and in the midst of them
+    assert min(first, second) > 10  # it was killed in saves of either,
+    assert cut > 10  # and in the midst of them
 
 
 def test_two_threads_save_over_each_other(tmp_path):
