@@ -243,6 +243,8 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
         row = 0
         while row < n:
             at_once = min(4, n - row)
+            if lanes > 1 and at_once == 1:
+                at_once = 2  # outputs of a single row would lie side by side
             dot_dense(
                 np.uintp(weights + first * op[N_IN] * 4),
                 op[N_IN],

@@ -351,12 +351,13 @@ class _Writer:
         line[at.ENTRIES_AT] = self.table.add(tiles.entries)
         line[at.TILE_WEIGHTS] = self.floats.add(tiles.weights)
         line[at.TILE_COLUMNS] = self.columns.add(tiles.columns)
-        line[at.DENSE_LIMIT] = choice.dense_limit
-        if choice.dense_limit:
+        limit = min(choice.dense_limit, at.WIDE // 2)  # wider tiles have no room
+        line[at.DENSE_LIMIT] = limit
+        if limit:
             weights, bias = pack_dense(op.weight, op.bias)
             line[at.DENSE_WEIGHTS] = self.floats.add(weights)
             line[at.DENSE_BIAS] = self.floats.add(bias)
-        if choice.dense_limit < at.WIDE // 2 and op.weight.shape[1] <= _SLICE_COLUMNS:
+        if limit < at.WIDE // 2 and op.weight.shape[1] <= _SLICE_COLUMNS:
             self.slices(line, op)
 
     def slices(self, line: list[int], op: Linear) -> None:
