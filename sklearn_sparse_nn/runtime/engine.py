@@ -18,10 +18,14 @@ from sklearn_sparse_nn.runtime.plan import (
     aligned,
     choose,
     make_program,
+    place_values,
 )
 from sklearn_sparse_nn.runtime.reference import evaluate
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
+
+_MOST_ROWS = 2**19  # of scratch: 128 MiB for a tile of 64; few nets have as many units
+_REFERENCE_NUMBERS = 2**24  # activations of a value that are held at once
 
 
 class Engine(Protocol):
@@ -68,10 +72,13 @@ class ReferenceEngine:
         self, X: Floats, out: Floats, *, proba: bool, staged: bool, n_threads: int
     ) -> None:
         """Write raw outputs, or their softmax."""
-        values = X if staged else apply_narrow(X, self.graph.stage)
-        out[...] = evaluate(self.graph, values)
-        if proba:
-            out[...] = special.softmax(out, axis=1)
+        size = max(1, _REFERENCE_NUMBERS // max(self.graph.widths))
+        for first in range(0, len(X), size):
+            rows, part = X[first : first + size], out[first : first + size]
+            values = rows if staged else apply_narrow(rows, self.graph.stage)
+            part[...] = evaluate(self.graph, values)
+            if proba:
+                part[...] = special.softmax(part, axis=1)
 
 
 class _Scratch(threading.local):
@@ -204,8 +211,11 @@ def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
 
 
 def make_engine(graph: Graph) -> Engine:
-    """Choose what runs a graph: the kernels, unless numba is missing or off."""
-    return KernelEngine(graph) if _numba_works() else ReferenceEngine(graph)
+    """Choose what runs a graph: the kernels, if numba is there and a tile is not huge."""
+    _, rows = place_values(graph)
+    if rows > _MOST_ROWS or not _numba_works():
+        return ReferenceEngine(graph)
+    return KernelEngine(graph)
 
 
 @cache

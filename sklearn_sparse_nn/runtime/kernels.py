@@ -242,9 +242,10 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
     for first in range(0, op[N_OUT], SIDE):
         row = 0
         while row < n:
-            at_once = min(4, n - row)
-            if lanes > 1 and at_once == 1:
-                at_once = 2  # outputs of a single row would lie side by side
+            # What is too much falls on lanes that nobody reads. One alone in a tile
+            # is done as two: a single row's outputs would lie side by side.
+            at_once = 6 if 5 <= n - row <= 6 else min(4, n - row)
+            at_once = max(at_once, min(2, lanes))
             dot_dense(
                 np.uintp(weights + first * op[N_IN] * 4),
                 op[N_IN],

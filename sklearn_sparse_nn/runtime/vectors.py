@@ -14,8 +14,8 @@ import platform
 from typing import Any
 
 from llvmlite import binding, ir
+from numba import config, types
 from numba import extending as numba_extending
-from numba import types
 
 __all__ = [
     "ACCUMULATE",
@@ -45,8 +45,15 @@ _TILES = {64: (4, 16), 32: (2, 16), 16: (1, 16), 8: (1, 8)}
 
 
 def _features() -> set[str]:
-    found = binding.get_host_cpu_features()
-    return {name for name, has in found.items() if has}
+    """Give what the processor can do that numba compiles for."""
+    given, name = (
+        getattr(config, f"CPU_{what}", None) for what in ("FEATURES", "NAME")
+    )
+    if given is not None:
+        return set(given.replace("+", "").split(","))
+    if name not in (None, "host", binding.get_host_cpu_name()):
+        return set()  # another processor, of which nothing is known
+    return {name for name, has in binding.get_host_cpu_features().items() if has}
 
 
 _ARM = platform.machine().lower() in ("aarch64", "arm64")
@@ -54,6 +61,7 @@ _HAS = _features()
 _FUSED = _ARM or "fma" in _HAS
 #: Floats of accumulators that the registers hold, with some left for the rest.
 _ROOM = 256 if "avx512f" in _HAS else 64
+_DENSE_ROOM = 384 if "avx512f" in _HAS else 64
 
 
 class _Ir:
@@ -303,39 +311,47 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
 def _dense_rows(builder: Any, args: Any, n_rows: int) -> None:
     """Emit the products of 64 outputs, all weights stored, and a few rows of X."""
     w_addr, n, x_addr, x_step, out_addr, out_step, b_addr = args
-    g, b, wide = _Ir(builder), builder, DENSE_SIDE // LANES
+    g, b, n_vec = _Ir(builder), builder, DENSE_SIDE // LANES
     w, bias = g.pointer(w_addr, _VEC), g.pointer(b_addr, _VEC)
     x, out = g.pointer(x_addr, _F32), g.pointer(out_addr, _F32)
+    wide = max(1, min(n_vec, _DENSE_ROOM // (n_rows * LANES)))
+    for first in range(0, n_vec, wide):
 
-    def body(k: Any, now: list[Any]) -> list[Any]:
-        weights = g.at(w, b.mul(k, ir.Constant(_I64, wide)))
-        weights = [g.load(g.at(weights, v), 64) for v in range(wide)]
-        place = g.at(x, b.mul(k, x_step))
-        values = [g.splat(g.load(g.at(place, r))) for r in range(n_rows)]
-        return [
-            g.multiply_add(weights[i % wide], values[i // wide], total)
-            for i, total in enumerate(now)
-        ]
+        def body(k: Any, now: list[Any], first: int = first) -> list[Any]:
+            weights = g.at(g.at(w, b.mul(k, ir.Constant(_I64, n_vec))), first)
+            weights = [g.load(g.at(weights, v), 64) for v in range(wide)]
+            place = g.at(x, b.mul(k, x_step))
+            values = [g.splat(g.load(g.at(place, r))) for r in range(n_rows)]
+            return [
+                g.multiply_add(weights[i % wide], values[i // wide], total)
+                for i, total in enumerate(now)
+            ]
 
-    starts = [g.load(g.at(bias, v)) for v in range(wide)]
-    totals = g.loop(n, starts * n_rows, body)
+        starts = [g.load(g.at(bias, first + v)) for v in range(wide)]
+        for i, total in enumerate(g.loop(n, starts * n_rows, body)):
+            _store_dense(g, total, out, out_step, first + i % wide, i // wide, n_rows)
+
+
+def _store_dense(
+    g: _Ir, total: Any, out: Any, out_step: Any, vector: int, row: int, n_rows: int
+) -> None:
+    """Store sixteen outputs of one row: side by side, or in a tile."""
     if n_rows == 1:
-        for v, total in enumerate(totals):
-            b.store(total, g.at(b.bitcast(out, _VEC.as_pointer()), v), align=4)
+        vectors = g.b.bitcast(out, _VEC.as_pointer())
+        g.b.store(total, g.at(vectors, vector), align=4)
         return
-    for i, total in enumerate(totals):
-        for lane in range(LANES):
-            row = ir.Constant(_I64, i % wide * LANES + lane)
-            place = g.at(g.at(out, b.mul(row, out_step)), i // wide)
-            one = b.extract_element(total, ir.Constant(_I32, lane))
-            b.store(one, place, align=4)
+    for lane in range(LANES):
+        output = ir.Constant(_I64, vector * LANES + lane)
+        place = g.at(g.at(out, g.b.mul(output, out_step)), row)
+        one = g.b.extract_element(total, ir.Constant(_I32, lane))
+        g.b.store(one, place, align=4)
 
 
 @intrinsic
 def dot_dense(  # type: ignore[no-untyped-def]
     typingctx, weights, n, x, x_step, out, out_step, bias, n_rows
 ):
-    """Sixty-four output rows, interleaved and dense, times 1 to 4 rows of X.
+    """Sixty-four output rows, interleaved and dense, times 1 to 4, or 6, rows of X.
 
     Steps are the floats from one feature, or output, to the next; rows of X stand side
     by side. For a single row outputs stand side by side, whatever the step.
@@ -346,7 +362,7 @@ def dot_dense(  # type: ignore[no-untyped-def]
         def emit(n_rows: int) -> None:
             _dense_rows(builder, args[:-1], n_rows)
 
-        _by_tile(builder, args[-1], (4, 3, 2, 1), emit)
+        _by_tile(builder, args[-1], (6, 4, 3, 2, 1), emit)
         return context.get_dummy_value()
 
     return types.void(a, i, a, i, a, i, a, i), codegen
