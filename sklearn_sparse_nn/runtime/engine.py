@@ -211,7 +211,7 @@ def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
 
 
 def make_engine(graph: Graph) -> Engine:
-    """Choose what runs a graph: the kernels, if numba is there and a tile is not huge."""
+    """Choose what runs a graph: the kernels, if there is numba and a tile fits."""
     _, rows = place_values(graph)
     if rows > _MOST_ROWS or not _numba_works():
         return ReferenceEngine(graph)
