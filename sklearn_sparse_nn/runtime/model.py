@@ -151,6 +151,36 @@ class SparseModel:
         other.__dict__["n_threads"] = _thread_count(n_threads)
         return other
 
+    def to(self, device: Any, *, precision: str = "float32") -> Any:
+        """Give the model on another device. Torch is loaded here, for a GPU only.
+
+        Parameters
+        ----------
+        device : str or torch.device
+            ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+        precision : {"float32", "tf32", "bf16"}, default="float32"
+            What a GPU may compute with: outputs within rounding of the CPU's, or
+            faster ones of TF32's or bfloat16's accuracy.
+
+        Returns
+        -------
+        model : SparseModel or CudaModel
+            On the CPU this model itself; on a GPU one with ``forward``, ``predict``,
+            ``predict_proba`` and ``tune``, which docs/gpu.md describes.
+
+        Raises
+        ------
+        ImportError
+            A GPU is asked for and torch is not installed.
+        RuntimeError
+            There is no GPU, or torch was built without CUDA.
+        ValueError
+            Another device, or another precision.
+        """
+        from sklearn_sparse_nn.runtime._cuda import move
+
+        return move(self, device, precision)
+
     def cost(self) -> Cost:
         """Count what the model costs.
 

@@ -1,0 +1,299 @@
+"""A graph's operations in torch, and every way to multiply by a sparse weight.
+
+Imported only by way of `_cuda`, when a GPU is asked for.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.nn import functional
+
+from sklearn_sparse_nn.runtime.graph import (
+    Activation,
+    Add,
+    Affine,
+    Concat,
+    InputStage,
+    Linear,
+    Op,
+    Softmax,
+)
+
+__all__ = [
+    "Function",
+    "candidates",
+    "default",
+    "float32_products",
+    "multiply",
+    "op_on",
+    "stage_on",
+    "torch_alone",
+]
+
+#: ``x @ weight.T + bias`` in one of the ways of `candidates`, or another function of x.
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+BLOCKS = (16, 32, 64)
+_MOST_DENSITY = 0.5  # CSR and blocks above it cannot win: they were never close
+_FLAGS = threading.RLock()  # torch's switches belong to the whole process
+
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+    "identity": lambda x: x,
+    "relu": torch.relu,
+    "leaky_relu": functional.leaky_relu,
+    "hardtanh": torch.clamp,
+    "elu": functional.elu,
+    "selu": torch.selu,
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": functional.softplus,
+}
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Have products of float32 matrices in TF32, or not, whatever the user has set.
+
+    The switch is torch's own and is put back. In a captured graph it need not stay:
+    which kernel runs is decided at the capture.
+    """
+    switches: Any = torch.backends.cuda.matmul
+    name: str = "allow_tf32"
+    value: bool | str = tf32
+    if hasattr(switches, "fp32_precision"):  # torch 2.9 and later
+        name, value = "fp32_precision", "tf32" if tf32 else "ieee"
+    with _FLAGS:
+        before = getattr(switches, name)
+        setattr(switches, name, value)
+        try:
+            yield
+        finally:
+            setattr(switches, name, before)
+
+
+@contextmanager
+def torch_alone(device: torch.device) -> Iterator[None]:
+    """Keep out the caller's autocast and autograd, and torch's talk of betas."""
+    with (
+        _FLAGS,
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        warnings.catch_warnings(),
+    ):
+        # Invariants hold: a `Linear` checks its weight when it is made.
+        for words in ("beta state", "prototype", "non-optimal triton", "invariant"):
+            words = f"(?s).*{words}"
+            warnings.filterwarnings("ignore", words, UserWarning)
+        yield
+
+
+def candidates(op: Linear, device: torch.device, precision: str) -> list[str]:
+    """Name the ways to multiply by a weight that its mask and the precision allow.
+
+    Parameters
+    ----------
+    op : Linear
+        The layer.
+    device : torch.device
+        2:4 needs a GPU.
+    precision : {"float32", "tf32", "bf16"}
+        A precision allows its own kernels and those of the ones before it.
+
+    Returns
+    -------
+    names : list of str
+        Of ``dense``, ``dense tf32``, ``dense bf16``, ``csr``, ``bsr <block>``,
+        ``bsr <block> bf16`` and ``2:4 bf16``; the first is what is taken unmeasured.
+    """
+    names = [default(precision)]
+    if precision != "float32":
+        names.append("dense")
+    if precision == "bf16":
+        names.append("dense tf32")
+    n_out, n_in = op.weight.shape
+    nnz = op.weight.nnz
+    if nnz == 0:
+        return names
+    if nnz <= _MOST_DENSITY * n_out * n_in:
+        names.append("csr")
+    for block in BLOCKS:
+        if n_out % block or n_in % block:
+            continue
+        if _block_density(op.weight, block) <= _MOST_DENSITY:
+            names.append(f"bsr {block}")
+            if precision == "bf16":
+                names.append(f"bsr {block} bf16")
+    if precision == "bf16" and device.type == "cuda" and is_two_of_four(op.weight):
+        names.append("2:4 bf16")
+    return names
+
+
+def default(precision: str) -> str:
+    """Name what is taken for a layer that was not measured."""
+    return {"float32": "dense", "tf32": "dense tf32", "bf16": "dense bf16"}[precision]
+
+
+def _block_density(weight: Any, block: int) -> float:
+    """Give the share of square blocks that have a non-zero."""
+    coo = sparse.coo_array(weight)
+    n_across = weight.shape[1] // block
+    living = np.unique(coo.row // block * np.int64(n_across) + coo.col // block)
+    return float(len(living) * block * block / (weight.shape[0] * weight.shape[1]))
+
+
+def is_two_of_four(weight: Any) -> bool:
+    """Tell whether at most two of every four inputs live, in a shape that GPUs take."""
+    n_out, n_in = weight.shape
+    if n_out % 32 or n_in % 64:  # CUTLASS's; cuSPARSELt takes these too
+        return False
+    coo = sparse.coo_array(weight)
+    groups = coo.row * np.int64(n_in // 4) + coo.col // 4
+    return bool(np.bincount(groups, minlength=1).max() <= 2)
+
+
+def multiply(op: Linear, name: str, device: torch.device) -> Function:
+    """Prepare one way to multiply by a layer's weight.
+
+    Parameters
+    ----------
+    op : Linear
+        The layer; its activation is left out.
+    name : str
+        One of `candidates`.
+    device : torch.device
+        Where the weights go.
+
+    Returns
+    -------
+    multiply : callable
+        Of a tensor of shape (n_rows, n_in), float32 or bfloat16; gives a tensor of
+        shape (n_rows, n_out) of the kernel's own type.
+    """
+    dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
+    bias = _tensor(op.bias, device).to(dtype)
+    if name == "csr":
+        w = op.weight
+        kind = np.int32 if w.nnz < 2**31 else np.int64  # int32 is half to read
+        rows, columns = (_tensor(i.astype(kind), device) for i in (w.indptr, w.indices))
+        weight = torch.sparse_csr_tensor(
+            rows, columns, _tensor(w.data, device), w.shape
+        )
+        return partial(_sparse_product, weight, bias)
+    dense = _tensor(op.weight.toarray(), device).to(dtype)
+    if name.startswith("bsr"):
+        block = int(name.split()[1])
+        return partial(_sparse_product, dense.to_sparse_bsr((block, block)), bias)
+    if name.startswith("2:4"):
+        return partial(_dense_product, _semi_structured(dense), bias, False)
+    return partial(_dense_product, dense, bias, name == "dense tf32")
+
+
+def _semi_structured(dense: Tensor) -> Tensor:
+    packed: Tensor = torch.sparse.to_sparse_semi_structured(dense)
+    return packed
+
+
+def _dense_product(weight: Tensor, bias: Tensor, tf32: bool, x: Tensor) -> Tensor:
+    with float32_products(tf32=tf32):
+        return functional.linear(x.to(bias.dtype), weight, bias)
+
+
+def _sparse_product(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    with float32_products(tf32=False):
+        product: Tensor = weight @ x.to(bias.dtype).t()
+    return product.add_(bias[:, None]).t()
+
+
+def _tensor(array: Any, device: torch.device) -> Tensor:
+    # The arrays of a model are read-only, which torch does not know.
+    return torch.from_numpy(np.array(array)).to(device)
+
+
+def stage_on(stage: InputStage, device: torch.device) -> Function:
+    """Prepare the input stage for rows of float32.
+
+    Parameters
+    ----------
+    stage : InputStage
+        What to do.
+    device : torch.device
+        Where its arrays go: now, since a captured graph cannot fetch them.
+
+    Returns
+    -------
+    apply : callable
+        Of a tensor of shape (n_rows, n_features), gives one of shape (n_rows, width).
+    """
+
+    def on_device(array: Any, dtype: Any) -> Tensor | None:
+        return None if array is None else _tensor(array.astype(dtype), device)
+
+    columns = on_device(stage.columns, np.int64)
+    fill = on_device(stage.fill, np.float32)
+    shift = on_device(stage.shift, np.float32)
+    scale = on_device(stage.scale, np.float32)
+
+    def apply(x: Tensor) -> Tensor:
+        if columns is not None:
+            x = x.index_select(1, columns)
+        if fill is not None:
+            x = torch.where(torch.isnan(x), fill, x)
+        if shift is not None and scale is not None:
+            x = (x - shift) / scale
+        return x
+
+    return apply
+
+
+def op_on(op: Op, device: torch.device) -> Callable[[list[Tensor]], Tensor]:
+    """Prepare an operation; of a `Linear`, what follows the product.
+
+    Parameters
+    ----------
+    op : operation
+        What to do.
+    device : torch.device
+        Where its arrays go.
+
+    Returns
+    -------
+    apply : callable
+        Of a list of tensors of shape (n_rows, width), what it reads: bfloat16 where a
+        layer of that precision made it. Gives one such tensor.
+    """
+    if isinstance(op, Concat):
+        return partial(torch.cat, dim=1)
+    if isinstance(op, Softmax):
+        # Norms and softmax stay in float32, as under torch.autocast.
+        softmax = torch.log_softmax if op.log else torch.softmax
+        return lambda values: softmax(values[0].float(), 1)
+    function = activation_of(op.activation)
+    if isinstance(op, Linear):
+        return lambda values: function(values[0])
+    if isinstance(op, Add):
+        return lambda values: function(values[0] + values[1])
+    if isinstance(op, Affine):
+        scale, shift = _tensor(op.scale, device), _tensor(op.shift, device)
+        return lambda values: function(values[0].float() * scale + shift)
+    weight, bias, eps = _tensor(op.weight, device), _tensor(op.bias, device), op.eps
+    return lambda values: function(
+        functional.layer_norm(values[0].float(), weight.shape, weight, bias, eps)
+    )
+
+
+def activation_of(activation: Activation) -> Function:
+    """Give an activation by torch's own formula."""
+    function, params = _ACTIVATIONS[activation.name], activation.params
+    return lambda x: function(x, *params)
