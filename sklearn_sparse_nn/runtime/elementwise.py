@@ -208,7 +208,8 @@ def _mish(x):  # type: ignore[no-untyped-def]
 @_inline
 def _elu(x, alpha):  # type: ignore[no-untyped-def]
     below = alpha * _expm1(_select(x < _ZERO, x, _ZERO))
-    return _select(x > _ZERO, x, below)
+    result = _select(x > _ZERO, x, below)
+    return _select(x != x, x, result)
 
 
 @_inline

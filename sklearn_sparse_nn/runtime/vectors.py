@@ -112,11 +112,17 @@ class _Ir:
         masked = self.b.and_(flags, ir.Constant(_I64, bit))
         return self.b.icmp_signed("!=", masked, ir.Constant(_I64, 0))
 
-    def relu(self, clip: Any, value: Any) -> Any:
+    def plus_zero(self, total: Any) -> Any:
+        """Make +0 of -0: kernels that add stored zeros do so, and others must too."""
+        return self.b.fadd(total, ir.Constant(self.vec, [0.0] * self.lanes))
+
+    def finish(self, clip: Any, total: Any) -> Any:
+        """Clip a sum at zero, if asked."""
         # An ordered comparison: NaN stays NaN, as in torch.
         zero = ir.Constant(self.vec, [0.0] * self.lanes)
-        below = self.b.fcmp_ordered("<", value, zero)
-        return self.b.select(clip, self.b.select(below, zero, value), value)
+        total = self.plus_zero(total)
+        below = self.b.fcmp_ordered("<", total, zero)
+        return self.b.select(clip, self.b.select(below, zero, total), total)
 
     def column(self, packed: Any, k: int) -> Any:
         """Give the k-th of the four columns that are packed in one load."""
@@ -198,7 +204,7 @@ def _rows_times_tile(builder: Any, args: Any, n_rows: int, tile: int) -> None:
             ]
 
         for out, total in zip(outs, g.loop(n, totals, body), strict=True):
-            g.store_vector(g.relu(clip, total), out)
+            g.store_vector(g.finish(clip, total), out)
 
 
 def _make_dot(n_rows: int) -> Any:
@@ -257,7 +263,7 @@ def _slice_times_tile(builder: Any, args: Any, tile: int) -> None:
             place = b.zext(g.load(g.at(order, r)), _I64)
             outs = g.vectors(g.at(out8, b.shl(place, shift)), n_vec)
             for v, out in enumerate(outs):
-                g.store_vector(g.relu(clip, totals[i * n_vec + v]), out)
+                g.store_vector(g.finish(clip, totals[i * n_vec + v]), out)
 
 
 @intrinsic
@@ -302,7 +308,7 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
 
         start = g.load(g.pointer(b_addr, _VEC))
         (total,) = g.loop(n, [start], body)
-        b.store(total, g.pointer(out_addr, _VEC), align=4)
+        b.store(g.plus_zero(total), g.pointer(out_addr, _VEC), align=4)
         return context.get_dummy_value()
 
     return types.void(a, a, i, a, a, a), codegen
@@ -336,6 +342,7 @@ def _store_dense(
     g: _Ir, total: Any, out: Any, out_step: Any, vector: int, row: int, n_rows: int
 ) -> None:
     """Store sixteen outputs of one row: side by side, or in a tile."""
+    total = g.plus_zero(total)
     if n_rows == 1:
         vectors = g.b.bitcast(out, _VEC.as_pointer())
         g.b.store(total, g.at(vectors, vector), align=4)
