@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_another_process_with_other_settings_chooses_the_same():
     for changed in ({}, settings):
         done = subprocess.run(
             [sys.executable, "-c", PLANS],
+            cwd=Path(__file__).parents[2],
             env=os.environ | changed,
             capture_output=True,
             text=True,
