@@ -92,9 +92,12 @@ def _state(module: nn.Module) -> Iterator[Any]:
 
 
 def _sum(tensor: Tensor) -> Any:
+    # The version sees what leaves the sum alone, such as a swap of two rows.
+    version = None if tensor.is_inference() else tensor._version
     if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-        return tensor._version
+        return version
     bits = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     n_words = len(bits) // 8
     head = bits[: 8 * n_words].view(torch.int64).sum()
-    return int(head), tuple(bits[8 * n_words :].tolist()), tensor.data_ptr()
+    rest = tuple(bits[8 * n_words :].tolist())
+    return version, int(head), rest, tensor.data_ptr()
