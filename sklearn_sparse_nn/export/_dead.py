@@ -130,7 +130,9 @@ def shrink(output: Step) -> Any:
             step.weight = sparse.csr_array(step.weight[kept[step]][:, inside])
             step.weight.sort_indices()
         elif step.kind == "concat":
-            step.inputs = [s for s in step.inputs if kept[s].any()]
+            ends = np.cumsum([source.width for source in step.inputs])[:-1]
+            parts = zip(step.inputs, np.split(kept[step], ends), strict=True)
+            step.inputs = [source for source, part in parts if part.any()]
         elif step.weight is not None:
             step.weight = step.weight[kept[step]]
         if step.divide is not None:
@@ -165,8 +167,9 @@ def _spread(step: Step, kept: dict[Step, Any]) -> None:
         start = 0
         for source in step.inputs:
             part = kept[step][start : start + source.width]  # a view
-            part |= kept[source]
-            kept[source] |= part
+            if part.any():  # else it is left out whole
+                part |= kept[source]
+                kept[source] |= part
             start += source.width
     elif step.kind in _TIED:
         if step.kind in _MIXING and kept[step].any():

@@ -76,6 +76,7 @@ def emit(output: Step, rows: Rows | None = None) -> Graph:
         fold_constants(output)
     output = fold(output)
     used = shrink(output)
+    output = fold(output)  # a concatenation may have one part left
     columns = rows.columns[used]
     output, shift, scale = _stage(output)
     if output.kind == "input":

@@ -9,7 +9,7 @@ from torch import nn
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export._convert import convert
 from sklearn_sparse_nn.export._emit import emit
-from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.export._net import PLAIN, Step
 from sklearn_sparse_nn.export._skorch import output_of, refuse_unknown_net
 from sklearn_sparse_nn.nets.estimator import NetEstimator
 from sklearn_sparse_nn.nets.targets import Values
@@ -132,6 +132,8 @@ def as_steps(estimator: Any) -> Step:
     net = estimator.net_
     refuse_unknown_net(net)
     steps = convert(net.module_, estimator.n_features_in_)
+    while steps.kind == "activation" and steps.activation == PLAIN:  # made flat
+        steps = steps.inputs[0]
     if output_of(net) == "probability":
         if steps.kind != "activation" or steps.activation.name != "sigmoid":
             raise UnsupportedLayerError(
