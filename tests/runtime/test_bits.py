@@ -214,14 +214,18 @@ def test_predicting_again_gives_the_same_bits_whatever_ran_between():
     assert n_seen > 40
 
 
-def test_sums_that_underflow_are_zero_on_every_path():
+@pytest.mark.parametrize("name", ["identity", "relu", "tanh"])
+def test_sums_that_underflow_have_the_same_bits_on_every_path(name):
     rng = np.random.default_rng(0)
     weight = make_weight(rng, 40, 30, 0.3, "empty rows") * np.float32(1e-30)
-    graph = Graph(InputStage(30), (Linear(0, weight, np.zeros(40)),))
+    layer = Linear(0, weight, np.zeros(40), Activation(name))
+    graph = Graph(InputStage(30), (layer,))
     X = rows_for(graph, 65) * np.float32(1e-30)
+    alone = one_by_one(graph, X)
+    assert not alone.any()
     for _, plan in forced(graph):
         for n in (1, 5, 8, 17, 65):
-            assert not run(graph, X[:n], plan).any()
+            assert_same_bits(run(graph, X[:n], plan), alone[:n])
 
 
 def test_sums_that_overflow_have_the_same_bits_on_every_path():

@@ -1,0 +1,165 @@
+"""Where the kernels cannot run or be kept, and what is imported when."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_sparse_nn
+from tests.runtime.graphs import kernels_only
+
+ROOT = Path(__file__).parents[2]
+NET = """
+import sys
+import numpy as np
+from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.graph import *
+from scipy import sparse
+rng = np.random.default_rng(0)
+ops = []
+for n_in, n_out in ((9, 70), (70, 5)):
+    dense = rng.integers(-3, 4, (n_out, n_in)) * (rng.random((n_out, n_in)) < 0.3)
+    weight = sparse.csr_array(dense.astype(np.float32))
+    ops.append(Linear(len(ops), weight, np.ones(n_out), Activation("relu")))
+graph = Graph(InputStage(9), tuple(ops))
+X = rng.integers(-3, 4, (130, 9)).astype(np.float32)
+expected = X.T
+for op in ops:
+    expected = np.maximum(op.weight @ expected + 1, 0)
+def check():
+    model = SparseModel(graph)
+    assert model.with_threads(2).forward(X).tolist() == expected.T.tolist()
+    assert model.forward(X[:1]).tolist() == expected.T[:1].tolist()
+    return type(model._engine).__name__
+"""
+
+
+def python(text, cwd=ROOT, **env):
+    """Run Python where warnings are errors; give what it printed."""
+    settings = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text],
+        cwd=cwd,
+        env=settings | env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.split()
+
+
+def test_importing_loads_no_compiler_and_no_torch():
+    text = (
+        "import sys, sklearn_sparse_nn.runtime\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = python(text)
+    assert "scipy" in loaded
+    assert not {"numba", "llvmlite", "torch", "sklearn", "skorch", "pandas"} & {*loaded}
+
+
+def test_predicting_loads_no_torch_and_no_scikit_learn():
+    text = (
+        f"{NET}\nprint(check())\nprint(*{{n.partition('.')[0] for n in sys.modules}})"
+    )
+    assert not {"torch", "sklearn", "skorch", "pandas", "joblib"} & {*python(text)}
+
+
+@kernels_only
+def test_the_kernels_run_where_there_is_a_compiler():
+    assert python(f"{NET}\nprint(check())") == ["KernelEngine"]
+
+
+def test_without_the_compiler_scipy_predicts():
+    assert python(f"{NET}\nprint(check())", NUMBA_DISABLE_JIT="1") == [
+        "ReferenceEngine"
+    ]
+
+
+BLOCK = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numba", "llvmlite"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_without_numba_scipy_predicts():
+    found = python(f"{BLOCK}\n{NET}\nprint(check())\nprint('numba' in sys.modules)")
+    assert found == ["ReferenceEngine", "False"]
+
+
+BROKEN = """
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba":
+            raise ImportError("Numba needs NumPy 2.3 or less.")
+sys.meta_path.insert(0, Broken())
+"""
+
+
+def test_with_a_numba_that_does_not_fit_numpy_scipy_predicts():
+    assert python(f"{BROKEN}\n{NET}\nprint(check())") == ["ReferenceEngine"]
+
+
+@kernels_only
+@pytest.mark.parametrize("deeper", ["", "deeper"])
+def test_a_cache_folder_that_cannot_be_made_is_passed_over(deeper, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache" / deeper)}
+    assert python(f"{NET}\nprint(check())", **env) == ["KernelEngine"]
+
+
+@kernels_only
+def test_the_kernels_run_where_no_folder_can_be_written(tmp_path):
+    """Neither the one that is asked for, nor the package's, nor the user's."""
+    package = Path(sklearn_sparse_nn.__file__).parent
+    copied = tmp_path / package.name
+    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    (copied / "runtime" / "__pycache__").write_text("in the way")
+    (tmp_path / "cache").write_text("in the way")
+    text = f"{NET}\nprint(check(), sys.modules[SparseModel.__module__].__file__)"
+    env = {
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HOME": str(tmp_path / "cache"),
+    }
+    found = python(text, cwd=tmp_path, **env)
+    assert found == ["KernelEngine", str(copied / "runtime" / "model.py")]
+
+
+@kernels_only
+def test_the_compiled_kernels_are_kept_and_found_again(tmp_path):
+    text = (
+        f"{NET}\nprint(check())\n"
+        "from sklearn_sparse_nn.runtime import kernels\n"
+        "print(sum(kernels.run.stats.cache_hits.values()))"
+    )
+    env = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert python(text, **env) == ["KernelEngine", "0"]
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")}
+    assert kept
+    assert python(text, **env) == ["KernelEngine", "1"]
+    assert kept == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nb?")}
+
+
+def test_constants_of_the_layout_are_those_of_the_kernels():
+    """Packing may not import numba, so a few numbers are written twice."""
+    pytest.importorskip("numba")
+    from sklearn_sparse_nn.runtime import elementwise, layout, packing, vectors
+    from sklearn_sparse_nn.runtime.graph import ACTIVATIONS
+
+    for name in ("GROUP", "LANES", "RELU", "ACCUMULATE"):
+        assert getattr(packing, name) == getattr(vectors, name)
+    assert vectors.DENSE_SIDE == layout.SIDE
+    assert list(elementwise.CODES) == list(ACTIVATIONS)
+    fields = [value for name, value in vars(layout).items() if re.match("[A-Z]", name)]
+    assert all(isinstance(value, int) for value in fields)
