@@ -66,17 +66,22 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 def float32_products(*, tf32: bool) -> Iterator[None]:
     """Have products of float32 matrices in TF32, or not, whatever the user has set.
 
-    The switch is torch's own and is put back. In a captured graph it need not stay:
-    which kernel runs is decided at the capture.
+    The switch is torch's own, touched only where it stands otherwise, and put back. In
+    a captured graph it need not stay: which kernel runs is decided at the capture.
     """
     switches: Any = torch.backends.cuda.matmul
-    name: str = "allow_tf32"
-    value: bool | str = tf32
-    if hasattr(switches, "fp32_precision"):  # torch 2.9 and later
-        name, value = "fp32_precision", "tf32" if tf32 else "ieee"
     with _FLAGS:
+        # Since torch 2.9 this one decides; the old one may then not even be read.
+        new = hasattr(switches, "fp32_precision")
+        name = "fp32_precision" if new else "allow_tf32"
         before = getattr(switches, name)
-        setattr(switches, name, value)
+        if (before == "tf32" if new else before) == tf32:
+            yield
+            return
+        if new and before == getattr(torch.backends, name):
+            before = "none"  # it follows the general switch, and shall do so again
+        value = "tf32" if tf32 else "ieee"
+        setattr(switches, name, value if new else tf32)
         try:
             yield
         finally:
