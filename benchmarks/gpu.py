@@ -214,8 +214,8 @@ def text_of(tables, device, args):
         f"Microseconds for one batch, medians of {args.rounds} rounds in which all "
         f"take turns, tensors on the device in and out; {has}, torch "
         f"{torch.__version__}, CUDA {torch.version.cuda}. `dense / ours` divides "
-        "the faster of the dense nets of that precision, with or without a graph, by ours.\n\n"
-        + "".join(tables)
+        "the faster of the dense nets of that precision, with or without a graph, by "
+        "ours.\n\n" + "".join(tables)
     )
 
 

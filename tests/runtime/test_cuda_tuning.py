@@ -1,15 +1,18 @@
 """Every way to multiply by a sparse weight in torch, and how one is chosen."""
 
+import inspect
 import warnings
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime import SparseModel, _cuda_graphs
 from sklearn_sparse_nn.runtime._cuda import PRECISIONS
-from sklearn_sparse_nn.runtime._cuda_graphs import Stream, measure
+from sklearn_sparse_nn.runtime._cuda_graphs import Capture, Stream, measure
 from sklearn_sparse_nn.runtime._cuda_layers import (
     candidates,
     is_two_of_four,
@@ -204,3 +207,50 @@ def test_rounding_tells_precisions_from_errors():
     assert _is_right(exact.bfloat16(), op, x, "dense bf16")
     assert not _is_right(exact * 1.1, op, x, "dense bf16")
     assert not _is_right(exact * np.nan, op, x, "dense")
+
+
+def test_captures_are_ordered_after_and_before_the_callers_work(monkeypatch):
+    """What is asked of torch.cuda, written down by a stand-in."""
+    log = []
+
+    class Events:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+        def synchronize(self):
+            log.append(f"{self.name} is done")
+
+        def replay(self):
+            log.append("replay")
+
+    @contextmanager
+    def graph(*args, **kwargs):
+        inspect.signature(torch.cuda.graph.__init__).bind(None, *args, **kwargs)
+        log.append(f"capture in {kwargs['pool']} on {kwargs['stream'].name}")
+        yield
+
+    stand_in = SimpleNamespace(
+        Stream=lambda device: Events("own"),
+        current_stream=lambda device: Events("the caller"),
+        stream=lambda stream: nullcontext(),
+        graph_pool_handle=lambda: "the pool",
+        CUDAGraph=lambda: Events("graph"),
+        graph=graph,
+    )
+    monkeypatch.setattr(_cuda_graphs, "_cuda", stand_in)
+    stream = Stream(torch.device("cuda"))
+    with stream:
+        capture = Capture(lambda: log.append("body") or CPU, stream, stream.pool)
+        assert capture.replay() is CPU
+    assert log == [
+        "own waits for the caller",
+        *["body"] * 3,
+        "own is done",
+        "capture in the pool on own",
+        "body",
+        "replay",
+        "the caller waits for own",
+    ]
