@@ -11,7 +11,12 @@ from torch import Tensor
 from sklearn_sparse_nn.runtime._cuda import move
 from sklearn_sparse_nn.runtime._cuda_graphs import Capture, Stream, Timer, measure
 from sklearn_sparse_nn.runtime._cuda_net import Net
-from sklearn_sparse_nn.runtime.inputs import check_rows, chunks, refuse_nonfinite
+from sklearn_sparse_nn.runtime.inputs import (
+    check_rows,
+    chunks,
+    is_wide,
+    refuse_nonfinite,
+)
 
 if TYPE_CHECKING:
     from sklearn_sparse_nn.runtime.model import SparseModel
@@ -220,7 +225,7 @@ class CudaModel:
         if not sparse.issparse(X) and X.dtype == np.float32:
             yield X, False
             return
-        staged = stage.wide and X.dtype != np.float32
+        staged = is_wide(X, stage)
         for _, rows in chunks(X, stage):
             yield rows, staged
 

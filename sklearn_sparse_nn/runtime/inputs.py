@@ -162,7 +162,7 @@ def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
         (n, width).
     """
     size = max(1, _CHUNK_BYTES // (8 * X.shape[1]))
-    wide = stage.wide and X.dtype != np.float32
+    wide = is_wide(X, stage)
     for start in range(0, X.shape[0], size):
         rows = X[start : start + size]
         if sparse.issparse(rows):
@@ -172,6 +172,11 @@ def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
         else:
             with np.errstate(over="ignore"):  # infinity is refused later
                 yield start, np.require(rows, np.float32, ["C", "A"])
+
+
+def is_wide(X: Any, stage: InputStage) -> bool:
+    """Tell whether `chunks` takes X through the input stage, in float64."""
+    return bool(stage.wide and X.dtype.newbyteorder("=") != np.float32)
 
 
 def apply_wide(rows: Any, stage: InputStage) -> Any:

@@ -488,7 +488,7 @@ def _compiled(digest: int) -> Any:
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return compiler([_signature], cache=True, **options)(run)
-    except (RuntimeError, OSError):  # no folder for the cache
+    except Exception:  # no folder for the cache, or what is in it is damaged
         return compiler([_signature], **options)(run)
 
 

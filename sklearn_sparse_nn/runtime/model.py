@@ -12,7 +12,12 @@ from sklearn_sparse_nn.runtime.display import as_html, as_text
 from sklearn_sparse_nn.runtime.engine import Engine, KernelEngine, make_engine
 from sklearn_sparse_nn.runtime.format import read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
-from sklearn_sparse_nn.runtime.inputs import apply_narrow, check_rows, chunks
+from sklearn_sparse_nn.runtime.inputs import (
+    apply_narrow,
+    check_rows,
+    chunks,
+    is_wide,
+)
 from sklearn_sparse_nn.runtime.tuning import tuned
 
 __all__ = ["OUTPUTS", "SparseModel"]
@@ -359,7 +364,7 @@ class SparseModel:
             checked = check_rows(X, self.n_features_in_, self._names())
             parts = [
                 rows
-                if self._is_staged(checked)
+                if is_wide(checked, self.graph.stage)
                 else apply_narrow(rows, self.graph.stage)
                 for _, rows in chunks(checked, self.graph.stage)
             ]
@@ -395,15 +400,11 @@ class SparseModel:
         if direct:
             run(X, out, proba=proba, staged=False, n_threads=self.n_threads)
             return out
-        staged = self._is_staged(X)
+        staged = is_wide(X, self.graph.stage)
         for start, rows in chunks(X, self.graph.stage):
             part = out[start : start + len(rows)]
             run(rows, part, proba=proba, staged=staged, n_threads=self.n_threads)
         return out
-
-    def _is_staged(self, X: Any) -> bool:
-        """Tell whether `chunks` applies the input stage itself."""
-        return bool(self.graph.stage.wide and X.dtype != _FLOAT32)
 
     def _names(self) -> Any:
         return self.__dict__.get("feature_names_in_")
