@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ __all__ = ["predicting_model"]
 _models: WeakKeyDictionary[nn.Module, tuple[Any, SparseModel | None]] = (
     WeakKeyDictionary()
 )
+_INTERNAL = frozenset(vars(nn.Module()))  # torch's own attributes
+_NUMPY = (torch.float32, torch.int64, torch.float64, torch.int32, torch.bool)
 _SIMPLE = (int, float, str, bool, tuple, type(None))
 
 
@@ -78,26 +81,32 @@ def _state(module: nn.Module) -> Iterator[Any]:
     """Give what a module's values depend on, as far as it can be told quickly.
 
     Weights may be changed behind torch's version counters, as by ``weight.data``, so
-    their bits are added up too: that takes a twentieth of a millisecond for the
-    default net.
+    their bits are added up too: a tenth of the 0.1 ms that this takes for the default
+    net.
     """
     for child in module.modules():
-        for part in (vars(child), child._parameters, child._buffers):
-            for name, value in part.items():
-                if isinstance(value, Tensor):
-                    yield name, id(value), value.dtype, value.shape, _sum(value)
-                elif isinstance(value, _SIMPLE) and name != "training":
-                    yield name, value
         yield id(child), len(child._forward_hooks), len(child._forward_pre_hooks)
+        for name, value in vars(child).items():
+            if name not in _INTERNAL:
+                if isinstance(value, Tensor):
+                    yield name, _bits(value)
+                elif isinstance(value, _SIMPLE):
+                    yield name, value
+        for tensors in (child._parameters, child._buffers):
+            for name, tensor in tensors.items():
+                yield name, None if tensor is None else _bits(tensor)
 
 
-def _sum(tensor: Tensor) -> Any:
-    # The version sees what leaves the sum alone, such as a swap of two rows.
-    version = None if tensor.is_inference() else tensor._version
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-        return version
-    bits = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    n_words = len(bits) // 8
-    head = bits[: 8 * n_words].view(torch.int64).sum()
-    rest = tuple(bits[8 * n_words :].tolist())
-    return version, int(head), rest, tensor.data_ptr()
+def _bits(tensor: Tensor) -> Any:
+    """Tell a tensor from others, and from itself with other values."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+    if not plain or tensor.layout is not torch.strided or tensor.dtype not in _NUMPY:
+        return id(tensor), tensor._version  # torch predicts then, in most cases
+    values = tensor.detach().numpy()
+    if not values.flags.c_contiguous:
+        values = np.ascontiguousarray(values)
+    n_bytes = values.nbytes
+    flat = values.reshape(-1).view(np.uint8)
+    whole = flat[: n_bytes - n_bytes % 8].view(np.uint64)
+    rest = flat[n_bytes - n_bytes % 8 :].tobytes()
+    return id(tensor), tensor.data_ptr(), values.shape, int(whole.sum()), rest

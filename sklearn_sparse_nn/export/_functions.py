@@ -11,70 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from torch import Tensor
 from torch.nn import functional as F
 
+from sklearn_sparse_nn.export import _shapes as shapes
+from sklearn_sparse_nn.export._constants import array, vector
 from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.export._shapes import refuse_flat
 from sklearn_sparse_nn.runtime.graph import Activation
 
 __all__ = [
     "BY_TARGET",
     "FUNCTIONS",
-    "array",
     "batch_norm",
     "layer_norm",
     "linear",
-    "refuse_flat",
-    "vector",
 ]
-
-ROWS = "rows"  # stands for the number of rows, which no net may look at
-
-
-def array(constant: Any) -> Any:
-    """Give a constant as a float64 array, all finite.
-
-    Parameters
-    ----------
-    constant : Tensor, ndarray or number
-        Of any real dtype, on any device.
-
-    Returns
-    -------
-    values : ndarray, float64
-        Not to be written to.
-    """
-    if isinstance(constant, Tensor):
-        if constant.is_complex() or constant.is_meta or constant.is_quantized:
-            raise TypeError(f"a constant is of dtype {constant.dtype}")
-        constant = constant.detach().to_dense().to("cpu", torch.float64).numpy()
-    if isinstance(constant, bool) or not isinstance(constant, (int, float, np.ndarray)):
-        raise TypeError(f"a constant is a {type(constant).__name__}")
-    values = np.asarray(constant, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("The net has a weight that is NaN or infinite")
-    return values
-
-
-def vector(constant: Any, width: int) -> Any:
-    """Spread a constant over columns."""
-    values = array(constant)
-    if values.ndim > 1 and values.shape[:-1] == (1,) * (values.ndim - 1):
-        values = values.reshape(-1)
-    if values.ndim > 1 or values.size not in (1, width):
-        raise TypeError(
-            f"a constant of shape {values.shape} does not fit {width} columns"
-        )
-    return np.broadcast_to(values.reshape(-1), width).copy()
-
-
-def refuse_flat(*steps: Any) -> None:
-    """Refuse what is known for two-dimensional values only."""
-    for step in steps:
-        if not isinstance(step, Step):
-            raise TypeError(f"it is applied to a {type(step).__name__}")
-        if step.flat:
-            raise TypeError("it is applied to a value that is not two-dimensional")
 
 
 def linear(x: Step, weight: Any, bias: Any = None) -> Step:
@@ -260,85 +211,6 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
     return x
 
 
-def _flattened(x: Step) -> Step:
-    return Step("activation", [x], 1, flat=True)
-
-
-def squeeze(x: Any, *dim: Any) -> Any:
-    """Drop the second dimension of one column."""
-    if dim not in ((1,), (-1,)):
-        raise TypeError("only dimension 1 or -1 can be squeezed")
-    refuse_flat(x)
-    return _flattened(x) if x.width == 1 else x
-
-
-def unsqueeze(x: Any, dim: int) -> Any:
-    """Make one column of a flat value."""
-    if not isinstance(x, Step) or not x.flat or dim not in (1, -1):
-        raise TypeError("it makes more than two dimensions")
-    return Step("activation", [x], 1)
-
-
-def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
-    """Nothing, for values of two dimensions; or one column made flat."""
-    refuse_flat(x)
-    if start_dim in (1, -1) and end_dim in (1, -1):
-        return x
-    if x.width != 1 or start_dim not in (0, -2) or end_dim not in (1, -1):
-        raise TypeError("it mixes rows and columns")
-    return _flattened(x)
-
-
-def reshape(x: Any, *shape: Any) -> Any:
-    """Nothing, where the shape is the value's own; or one column made flat."""
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        shape = tuple(shape[0])
-    refuse_flat(x)
-    if shape in ((ROWS, -1), (ROWS, x.width), (-1, x.width)):
-        return x
-    if shape in ((-1,), (ROWS,)) and x.width == 1:
-        return _flattened(x)
-    raise TypeError(f"its shape {shape} is not plainly the value's own")
-
-
-def to(x: Any, dtype: Any) -> Any:
-    """Nothing, to float32."""
-    if dtype is not torch.float32:
-        raise TypeError("only float32 is known")
-    return x
-
-
-def size(x: Any, dim: int | None = None) -> Any:
-    """Rows, which stay unknown, and columns."""
-    refuse_flat(x)
-    shape = (ROWS, x.width)
-    return shape if dim is None else shape[dim]
-
-
-def attribute(x: Any, name: str) -> Any:
-    """Tell the shape."""
-    if name != "shape":
-        raise TypeError(f"it reads {name!r}")
-    return size(x)
-
-
-def item(x: Any, index: Any) -> Any:
-    """Take a part of a shape, or the only column."""
-    if isinstance(x, tuple):
-        return x[index]
-    if index in ((slice(None), 0), (slice(None), -1)) and x.width == 1:
-        return squeeze(x, 1)
-    raise TypeError("it takes a part of a value")
-
-
-def _copy(x: Step) -> Step:
-    return Step("activation", [x], x.width, flat=x.flat)
-
-
-def _same(x: Any) -> Any:
-    return x
-
-
 #: By torch's names.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linear": linear,
@@ -383,19 +255,19 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "clamp": clamp,
     "clip": clamp,
     "dropout": dropout,
-    "flatten": flatten,
-    "squeeze": squeeze,
-    "unsqueeze": unsqueeze,
-    "reshape": reshape,
-    "view": reshape,
-    "size": size,
-    "float": _same,
-    "contiguous": _same,
-    "detach": _same,
-    "clone": _copy,
-    "to": to,
-    "getattr": attribute,
-    "getitem": item,
+    "flatten": shapes.flatten,
+    "squeeze": shapes.squeeze,
+    "unsqueeze": shapes.unsqueeze,
+    "reshape": shapes.reshape,
+    "view": shapes.reshape,
+    "size": shapes.size,
+    "float": shapes.same,
+    "contiguous": shapes.same,
+    "detach": shapes.same,
+    "clone": shapes.copy,
+    "to": shapes.to,
+    "getattr": shapes.attribute,
+    "getitem": shapes.item,
 }
 #: torch's and Python's own functions, whose names may end in ``_``: in place.
 BY_TARGET: dict[Any, str] = {getattr: "getattr"} | {

@@ -7,7 +7,9 @@ import numpy as np
 from torch import nn
 
 from sklearn_sparse_nn.export import _functions as functions
+from sklearn_sparse_nn.export._constants import vector
 from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.export._shapes import refuse_flat
 from sklearn_sparse_nn.nets.modules import SeededDropout, Standardize
 
 __all__ = ["MODULES", "listed", "width_of"]
@@ -28,8 +30,8 @@ def _layer_norm(m: nn.LayerNorm, x: Step) -> Step:
 
 
 def _standardize(m: Standardize, x: Step) -> Step:
-    mean, scale = (functions.vector(v, x.width) for v in (m.mean, m.scale))
-    functions.refuse_flat(x)
+    mean, scale = (vector(v, x.width) for v in (m.mean, m.scale))
+    refuse_flat(x)
     if np.any(scale == 0):
         raise ValueError("The scale of a Standardize layer is 0.")
     step = Step("affine", [x], x.width, 1 / scale, -mean / scale)
