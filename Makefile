@@ -5,13 +5,26 @@ READY := .venv/.ready
 # One torch thread a process: the tests run in two processes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint types contracts check fuzz clean
+.PHONY: demo test test-bounds test-nojit lint types contracts check fuzz clean
 
 demo: $(READY)
 	$(BIN)/python examples/quickstart.py
 
 test: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# The runtime with every index of the kernels checked, and with scipy in their place;
+# less the tests of the file and of the GPU, which are the same in any mode. Code that
+# checks is kept apart: numba does not tell it from code that does not.
+RUNTIME := -m pytest -n 2 --dist worksteal -q tests/runtime \
+    --ignore-glob=*/test_format.py --ignore-glob=*/test_saving.py --ignore-glob=*/test_cuda*
+
+test-bounds: $(READY)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/build/numba-bounds $(ONE_THREAD) \
+	    $(BIN)/python $(RUNTIME) --ignore-glob=*/test_modes.py
+
+test-nojit: $(READY)
+	NUMBA_DISABLE_JIT=1 $(ONE_THREAD) $(BIN)/python $(RUNTIME)
 
 lint: $(READY)
 	$(BIN)/ruff check .

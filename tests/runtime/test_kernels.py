@@ -1,5 +1,8 @@
 """What the kernels read and write: rows of any kind, checked, never changed."""
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.engine import KernelEngine
 from sklearn_sparse_nn.runtime.graph import (
     Activation,
     Affine,
@@ -104,8 +108,8 @@ def test_every_layout_gives_the_same_bits_and_is_not_changed(graph, n, layout, d
     X = rows_for(graph, n)
     rows = LAYOUTS[layout](X.astype(np.float64) if double else X)
     dtype = getattr(rows, "dtype", None) or np.asarray(rows).dtype
-    # A wide stage computes in float64 what is not float32.
-    wide = graph.stage.wide and dtype != np.float32
+    # A wide stage computes in float64 what is not float32, in any order of bytes.
+    wide = graph.stage.wide and dtype.newbyteorder("=") != np.float32
     expected = SparseModel(graph).forward(X.astype(np.float64) if wide else X)
     before = repr(rows)
     found = SparseModel(graph).forward(rows)
@@ -336,3 +340,17 @@ def test_a_very_wide_last_layer():
         found = model.forward(X[:n])
         np.testing.assert_allclose(found, expected[:n], rtol=1e-5, atol=1e-5)
         assert found[:1].tobytes() == model.forward(X[:1]).tobytes()
+
+
+@pytest.mark.skipif(
+    os.environ.get("NUMBA_BOUNDSCHECK") != "1", reason="needs NUMBA_BOUNDSCHECK=1"
+)
+def test_an_index_out_of_bounds_is_seen():
+    """So the mode does check; without it this would read foreign memory."""
+    engine = KernelEngine(make_graph(columns=[1, 3, 30]))
+    X, out = np.ones((5, N), np.float32), np.zeros((5, 3), np.float32)
+    engine.run(X, out, proba=False, staged=False, n_threads=1)
+    kernel, program = engine._ready
+    engine._ready = kernel, replace(program, table=program.table[:0])
+    with pytest.raises(IndexError, match="out of bounds"):
+        engine.run(X, out, proba=False, staged=False, n_threads=1)

@@ -151,6 +151,15 @@ def test_the_compiled_kernels_are_kept_and_found_again(tmp_path):
     assert kept == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nb?")}
 
 
+@kernels_only
+def test_a_damaged_cache_does_no_harm(tmp_path):
+    env = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    python(f"{NET}\nprint(check())", **env)
+    for path in tmp_path.rglob("*.nbi"):
+        path.write_bytes(path.read_bytes()[:50])
+    assert python(f"{NET}\nprint(check())", **env) == ["KernelEngine"]
+
+
 def test_constants_of_the_layout_are_those_of_the_kernels():
     """Packing may not import numba, so a few numbers are written twice."""
     pytest.importorskip("numba")
