@@ -85,11 +85,17 @@ class _Converter:
         else:
             result, in_place = self._function(node, args, kwargs)
         if in_place and isinstance(args[0], Step):
+            self._refuse_views(args[0])
             # Whoever held the value holds the changed one from now on.
             for other, value in self.values.items():
                 if value is args[0]:
                     self.values[other] = result
         return result
+
+    def _refuse_views(self, changed: Step) -> None:
+        steps = [v for v in self.values.values() if isinstance(v, Step)]
+        if changed.view or any(s.view and s.inputs[0] is changed for s in steps):
+            raise TypeError("it changes a value of which there is a view")
 
     def _module(self, path: str, args: Any, kwargs: Any) -> tuple[Any, bool]:
         module = self.trace.modules[path]

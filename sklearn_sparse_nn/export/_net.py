@@ -45,6 +45,8 @@ class Step:
         Path of the module that it comes from.
     flat : bool
         Whether torch's value has shape (n,), not (n, 1).
+    view : bool
+        Whether it shares its memory with its input.
     """
 
     kind: Kind
@@ -58,6 +60,7 @@ class Step:
     log: bool = False
     name: str = ""
     flat: bool = False
+    view: bool = False
 
 
 def in_order(output: Step) -> list[Step]:

@@ -33,7 +33,7 @@ def refuse_flat(*steps: Any) -> None:
 
 
 def _flattened(x: Step) -> Step:
-    return Step("activation", [x], 1, flat=True)
+    return Step("activation", [x], 1, flat=True, view=True)
 
 
 def squeeze(x: Any, *dim: Any) -> Any:
@@ -48,7 +48,7 @@ def unsqueeze(x: Any, dim: int) -> Any:
     """Make one column of a flat value."""
     if not isinstance(x, Step) or not x.flat or dim not in (1, -1):
         raise TypeError("it makes more than two dimensions")
-    return Step("activation", [x], 1)
+    return Step("activation", [x], 1, view=True)
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:

@@ -267,7 +267,7 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
 @_once
 def _linear(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
     """Multiply in the way that was planned for so many rows."""
-    if n <= op[DENSE_LIMIT]:
+    if lanes < WIDE and n <= op[DENSE_LIMIT]:
         _linear_dense(op, n, lanes, floats, scratch, spare)
     elif lanes == WIDE:
         _linear_entries(op, lanes, floats, table, columns, scratch)

@@ -351,7 +351,7 @@ class _Writer:
         line[at.ENTRIES_AT] = self.table.add(tiles.entries)
         line[at.TILE_WEIGHTS] = self.floats.add(tiles.weights)
         line[at.TILE_COLUMNS] = self.columns.add(tiles.columns)
-        limit = min(choice.dense_limit, at.WIDE // 2)  # wider tiles have no room
+        limit = choice.dense_limit  # for tiles up to half as wide as the widest
         line[at.DENSE_LIMIT] = limit
         if limit:
             weights, bias = pack_dense(op.weight, op.bias)

@@ -218,7 +218,22 @@ UNSUPPORTED = {
     "nothing of the input": (lambda m, X: m.c, "gives a"),
     "a dict": (lambda m, X: {"out": X}, "gives a dict"),
     "double": (lambda m, X: X.double(), "double"),
+    "view in place": (lambda m, X: change_view(m, X), "of which there is a view"),
+    "viewed in place": (lambda m, X: change_viewed(m, X), "of which there is a view"),
 }
+
+
+def change_view(m, X):
+    h = m.one(X)
+    h.squeeze(1).add_(1)
+    return h
+
+
+def change_viewed(m, X):
+    h = m.one(X)
+    flat = h.squeeze(1)
+    h.mul_(2)
+    return flat
 
 
 def lower(m, X):

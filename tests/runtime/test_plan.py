@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scipy import sparse
 
-from sklearn_sparse_nn.runtime import layout
+from sklearn_sparse_nn.runtime import SparseModel, layout
 from sklearn_sparse_nn.runtime.graph import (
     Add,
     Concat,
@@ -184,6 +185,21 @@ def test_a_layer_too_wide_for_slices_runs_no_row_by_itself():
     graph = Graph(InputStage(70_000), (Linear(0, weight, np.zeros(20)),))
     program = make_program(graph, choose(graph))
     assert program.lines[0, layout.SINGLE_LIMIT] == 0
+
+
+def test_a_dense_layer_beside_one_too_wide_for_slices():
+    # All tiles are then 64 wide, and the dense kernel has scratch for half of that.
+    rng = np.random.default_rng(0)
+    wide = sparse.random_array((8, 70_000), density=1e-3, format="csr", rng=rng)
+    full = rng.standard_normal((66_000, 8)).astype(np.float32)
+    layers = (
+        Linear(0, wide.astype(np.float32), np.zeros(8)),
+        Linear(1, sparse.csr_array(full), np.zeros(len(full))),
+    )
+    model = SparseModel(Graph(InputStage(70_000), layers))
+    X = rng.standard_normal((20, 70_000)).astype(np.float32)
+    expected = X @ wide.toarray().T.astype(np.float32) @ full.T
+    np.testing.assert_allclose(model.forward(X), expected, rtol=0, atol=1e-4)
 
 
 def test_with_choice_changes_one_layer_alone():
