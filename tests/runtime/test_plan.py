@@ -190,16 +190,18 @@ def test_a_layer_too_wide_for_slices_runs_no_row_by_itself():
 def test_a_dense_layer_beside_one_too_wide_for_slices():
     # All tiles are then 64 wide, and the dense kernel has scratch for half of that.
     rng = np.random.default_rng(0)
-    wide = sparse.random_array((8, 70_000), density=1e-3, format="csr", rng=rng)
-    full = rng.standard_normal((66_000, 8)).astype(np.float32)
+    wide = sparse.random_array((64, 70_000), density=1e-4, format="csr", rng=rng)
+    full = rng.standard_normal((40_000, 64)).astype(np.float32)
     layers = (
-        Linear(0, wide.astype(np.float32), np.zeros(8)),
+        Linear(0, wide.astype(np.float32), np.zeros(64)),
         Linear(1, sparse.csr_array(full), np.zeros(len(full))),
     )
-    model = SparseModel(Graph(InputStage(70_000), layers))
-    X = rng.standard_normal((20, 70_000)).astype(np.float32)
+    graph = Graph(InputStage(70_000), layers)
+    assert choose(graph).choices[1].dense_limit >= 8
+    X = rng.standard_normal((8, 70_000)).astype(np.float32)
     expected = X @ wide.toarray().T.astype(np.float32) @ full.T
-    np.testing.assert_allclose(model.forward(X), expected, rtol=0, atol=1e-4)
+    outputs = SparseModel(graph).forward(X)
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-3)
 
 
 def test_with_choice_changes_one_layer_alone():
