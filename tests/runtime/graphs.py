@@ -199,7 +199,7 @@ def op_bound(op, values, errors):
         return np.concatenate(values), np.concatenate(errors)
     if isinstance(op, Softmax):
         exact = reference.apply(op, [x])
-        spread = 2 * e.max(axis=0) + UNIT * (8 + np.ptp(x, axis=0))
+        spread = 2 * e.max(axis=0) + UNIT * (8 + np.ptp(x, axis=0)) + sum_loss(x)
         if op.log:
             return exact, spread + 8 * UNIT * abs(exact) + TINY
         return exact, exact * np.expm1(np.minimum(spread, 50)) + 8 * UNIT * exact + TINY
@@ -221,10 +221,15 @@ def op_bound(op, values, errors):
     return activation_bound(op.activation, exact, error + TINY)
 
 
+def sum_loss(x):
+    """Give the relative error of a sum over a row: the kernels' is in float64."""
+    return 0 if COMPILED else len(x) * UNIT
+
+
 def norm_bound(op, x, e):
     """Bound the error of a normalised row: its deviation is 1-Lipschitz."""
     centred = x - x.mean(axis=0)
-    sums = 0 if COMPILED else len(x) * UNIT  # the kernels add up in float64
+    sums = sum_loss(x)
     moved = e + e.mean(axis=0) + sums * (abs(x) + e).mean(axis=0) + UNIT * abs(centred)
     deviation = np.sqrt((centred**2).mean(axis=0) + op.eps)
     change = np.sqrt((moved**2).mean(axis=0)) + (2 * UNIT + sums) * deviation
