@@ -7,7 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_sparse_nn.export._dead import fold_constants, shrink
-from sklearn_sparse_nn.export._fold import fold
+from sklearn_sparse_nn.export._fold import MILD, fold
 from sklearn_sparse_nn.export._net import (
     PLAIN,
     Step,
@@ -152,9 +152,28 @@ def _ops(output: Step) -> tuple[Op, ...]:
     ops: list[Op] = []
     for step in steps:
         if step is not source:
-            ops.append(_op(step, [numbers[s] for s in step.inputs]))
+            reads = [numbers[s] for s in step.inputs]
+            difference = _difference(step)
+            if difference is not None:
+                ops.append(Affine(reads[0], np.ones(step.width), -difference))
+                reads = [len(ops)]
+                step.bias = np.zeros(step.width)
+            ops.append(_op(step, reads))
             numbers[step] = len(ops)
     return tuple(ops)
+
+
+def _difference(step: Step) -> Any:
+    """Tell what is better subtracted before a scale, as what is done to the input is.
+
+    Where a column's mean is far from 0, ``x * scale + shift`` loses digits in float32.
+    """
+    if step.kind != "affine" or not step.bias.any() or np.any(step.weight == 0):
+        return None
+    if step.divide is not None:
+        return step.divide[0]
+    large = np.abs(step.bias).max(initial=0) > MILD
+    return -step.bias / step.weight if large else None
 
 
 def _op(step: Step, reads: list[int]) -> Op:

@@ -5,7 +5,10 @@ from scipy import sparse
 
 from sklearn_sparse_nn.export._net import Step, consumers, in_order, replace
 
-__all__ = ["fold"]
+__all__ = ["MILD", "fold"]
+
+#: A larger shift, in units of what comes out, would cost digits in a layer's bias.
+MILD = 64.0
 
 
 def fold(output: Step) -> Step:
@@ -66,7 +69,12 @@ def _fold_one(step: Step, readers: dict[Step, list[Step]], output: Step) -> bool
         source.weight = sparse.csr_array(source.weight.multiply(step.weight[:, None]))
         source.weight.eliminate_zeros()
         source.bias = source.bias * step.weight + step.bias
-    elif source.kind != "input" and step is not output and _only_linear(readers[step]):
+    elif (
+        source.kind != "input"
+        and step is not output
+        and _only_linear(readers[step])
+        and np.abs(step.bias).max(initial=0) <= MILD
+    ):
         for reader in dict.fromkeys(readers[step]):
             reader.bias = reader.bias + reader.weight @ step.bias
             reader.weight = sparse.csr_array(reader.weight.multiply(step.weight))
