@@ -160,7 +160,7 @@ def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
 
     Parameters
     ----------
-    path : str or path-like
+    path : str, bytes or path-like
         The file. What it holds already stays until the new one is complete.
     graph : Graph
         What the model computes.
@@ -172,7 +172,7 @@ def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
     ValueError
         The model has what a file cannot hold.
     OSError
-        It cannot be written; what was there is as it was.
+        It cannot be written, or is no ordinary file; what was there is as it was.
     """
     description, layout, arrays = describe(graph, arguments)
     blank = _start(_header(dump(description), layout))
@@ -182,7 +182,7 @@ def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
             digest.update(piece)
     description["checksum"] = digest.hexdigest()
     start = _start(_header(dump(description), layout))
-    target = os.path.realpath(path)  # a link goes on pointing to the file
+    target = _target(path)
     folder = os.path.dirname(target)
     # Not named after the file, whose name may be as long as names may be.
     temporary = os.path.join(folder, f".{os.urandom(8).hex()}.tmp")
@@ -196,6 +196,17 @@ def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def _target(path: Any) -> str:
+    """Give the file that a path means: the one that a link goes on pointing to."""
+    name = os.fsdecode(path)
+    target = os.path.realpath(name)
+    if not os.path.basename(name) or os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, "A model is saved in a file", name)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise OSError(errno.EINVAL, "A model is saved in an ordinary file", name)
+    return target
 
 
 def _write(path: str, start: bytes, arrays: list[Any]) -> None:

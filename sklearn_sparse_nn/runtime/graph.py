@@ -163,8 +163,22 @@ def _vector(values: Any, n: int, what: str) -> Floats:
     return vector
 
 
+class _Sealed:
+    """Arrays stay read-only in copies and pickles, too."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for value in state.values():
+            parts = [value]
+            if sparse.issparse(value):
+                parts = [value.data, value.indices, value.indptr]
+            for part in parts:
+                if isinstance(part, np.ndarray):
+                    part.setflags(write=False)
+        self.__dict__.update(state)
+
+
 @dataclass(frozen=True, eq=False)
-class InputStage:
+class InputStage(_Sealed):
     """What happens to the rows of X before the first operation.
 
     In this order: NaN are filled, ``shift`` is subtracted, the result is divided by
@@ -194,7 +208,8 @@ class InputStage:
     wide: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.n_features <= MAX_WIDTH:
+        n = self.n_features
+        if isinstance(n, bool) or not isinstance(n, int) or not 0 < n <= MAX_WIDTH:
             raise ValueError(f"A model has 1 to {MAX_WIDTH} features.")
         if self.columns is not None:
             columns = np.asarray(self.columns)
@@ -230,7 +245,7 @@ class InputStage:
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class Linear(_Sealed):
     """``activation(x @ weight.T + bias)``.
 
     Parameters
@@ -267,7 +282,7 @@ class Linear:
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(_Sealed):
     """``activation(x * scale + shift)``, every column by itself.
 
     Parameters
@@ -293,7 +308,7 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerNorm:
+class LayerNorm(_Sealed):
     """Layer normalisation of every row (Ba et al. 2016), then an activation.
 
     Parameters

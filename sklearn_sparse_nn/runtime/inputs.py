@@ -77,7 +77,13 @@ def _as_csr(X: Any) -> Any:
     if X.format in ("csr", "csc"):
         own = (sparse.csr_array if X.format == "csr" else sparse.csc_array)(X)
         own.check_format()  # scipy does not look where indices point when it uses them
-        X = own
+        return sparse.csr_array(own)
+    X = X.tocoo()
+    for axis, index in enumerate((X.row, X.col)):
+        if len(index) and (index.min() < 0 or index.max() >= X.shape[axis]):
+            raise ValueError(
+                f"X is a sparse matrix of shape {X.shape} with an entry outside of it."
+            )
     return sparse.csr_array(X)
 
 

@@ -93,6 +93,11 @@ class SparseModel:
     ) -> None:
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
+        if not np.isfinite([target_mean, target_scale]).all():
+            raise ValueError(
+                "target_mean and target_scale must be finite numbers; got "
+                f"{target_mean!r} and {target_scale!r}."
+            )
         fields: dict[str, Any] = {
             "graph": graph,
             "output": output,
@@ -396,6 +401,8 @@ class SparseModel:
             out = np.empty((X.shape[0], n_outputs), _FLOAT32)
         else:
             _check_out(out, (X.shape[0], n_outputs))
+            if isinstance(X, np.ndarray) and np.may_share_memory(X, out):
+                X = X.copy()  # rows are read after others have been written
         run = self._engine.run
         if direct:
             run(X, out, proba=proba, staged=False, n_threads=self.n_threads)

@@ -153,6 +153,13 @@ def test_broken_sparse_rows_are_refused_before_scipy_follows_them():
         broken.indices = np.array([0, 1, 2, 400_000_000], dtype=broken.indices.dtype)
         with pytest.raises(ValueError, match="ind"):
             MODEL.predict(broken)
+    pairs = sparse.coo_array(np.eye(4))
+    pairs.coords[1][3] = 400_000_000
+    blocks = sparse.bsr_array(np.eye(4), blocksize=(2, 2))
+    blocks.indices[1] = 400_000
+    for broken in (pairs, blocks):
+        with pytest.raises(ValueError, match="outside|exceeds"):
+            MODEL.predict(broken)
 
 
 def memory_mapped(path):

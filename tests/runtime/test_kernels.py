@@ -235,6 +235,20 @@ def test_out_is_written_to_and_nothing_beside_it(n, n_threads):
     assert frame[1:-1].tobytes() == model.forward(X).tobytes()
 
 
+def test_an_out_that_overlaps_the_rows_is_written_from_a_copy_of_them():
+    weight = sparse.csr_array(np.eye(4, dtype=np.float32)[::-1])
+    model = SparseModel(Graph(InputStage(4), (Linear(0, weight, np.zeros(4)),)))
+    memory = np.arange(4 * 131, dtype=np.float32).reshape(131, 4)
+    expected = model.forward(memory[:-1].copy())
+    np.testing.assert_array_equal(model.forward(memory[:-1], memory[1:]), expected)
+
+
+@pytest.mark.parametrize("name", ["target_mean", "target_scale"])
+def test_units_are_finite(name):
+    with pytest.raises(ValueError, match="target_mean and target_scale must be finite"):
+        SparseModel(make_graph(), **{name: np.nan})
+
+
 def locked():
     out = np.zeros((5, 3), dtype=np.float32)
     out.setflags(write=False)

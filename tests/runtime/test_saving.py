@@ -2,11 +2,13 @@
 
 import errno
 import os
+import pickle
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -45,6 +47,18 @@ def test_a_saved_model_is_loaded_bit_for_bit(tmp_path_factory, model):
     first = path.read_bytes()
     loaded.save(path)
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("copy", [deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_read_only_too(copy):
+    model = copy(golden_model())
+    assert contents(model) == contents(golden_model())
+    for csr in model.weights.values():
+        with pytest.raises(ValueError, match="read-only"):
+            csr.data[0] = 1
+    for op in model.graph.layers:
+        with pytest.raises(ValueError, match="read-only"):
+            op.bias[0] = 1
 
 
 def test_wide_layers_have_wide_indices(tmp_path):
@@ -143,7 +157,6 @@ def test_classes_that_a_file_cannot_hold_are_refused_at_save(tmp_path, classes):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"target_mean": np.nan}, "not JSON compliant"),
         ({"feature_names": [1, 2]}, "feature name must be a string"),
         ({"feature_names": ["x" * 2**22, ""]}, "more than"),
         ({"feature_names": ["[" * 2**19, ""]}, "brackets"),
@@ -169,6 +182,22 @@ def test_the_mode_follows_the_umask_not_the_old_file(tmp_path, mask):
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("make", ["fifo", "loop", "folder", "slash"])
+def test_only_ordinary_files_are_replaced(tmp_path, make):
+    path = tmp_path / "model"
+    if make == "fifo":
+        os.mkfifo(path)
+    elif make == "loop":
+        path.symlink_to(path)
+    elif make == "folder":
+        path.mkdir()
+    before = os.lstat(path).st_ino if make != "slash" else None
+    with pytest.raises(OSError, match=r"A model is saved in an? (ordinary )?file"):
+        golden_model().save(f"{path}/" if make == "slash" else path)
+    assert (os.lstat(path).st_ino if make != "slash" else None) == before
+    assert len(list(tmp_path.iterdir())) == (make != "slash")
 
 
 def test_a_link_goes_on_pointing_to_the_file(tmp_path):
