@@ -158,7 +158,7 @@ def test_broken_sparse_rows_are_refused_before_scipy_follows_them():
     blocks = sparse.bsr_array(np.eye(4), blocksize=(2, 2))
     blocks.indices[1] = 400_000
     for broken in (pairs, blocks):
-        with pytest.raises(ValueError, match="outside|exceeds"):
+        with pytest.raises(ValueError, match=r"outside|exceeds"):
             MODEL.predict(broken)
 
 
