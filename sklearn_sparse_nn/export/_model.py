@@ -40,7 +40,9 @@ def export_module(
         Of one input of shape (n_rows, n_features), made of known layers, functions,
         residual additions and concatenations. Of a tuple that it gives, the first is
         taken. Weights of another dtype are converted to float32. It is not changed,
-        on whatever device and in whatever mode it is.
+        on whatever device and in whatever mode it is; but its forward is run once, on
+        stand-ins for values, and what that writes to parameters or to objects of the
+        module's own is written.
     n_features : int or None, default=None
         Columns of the input; None to take them from the first layer.
     output : {"identity", "softmax", "sigmoid"}, default="identity"

@@ -242,6 +242,10 @@ def _check(module: Any, path: str) -> None:
         )
     elif "forward" in vars(module):
         reason = "has a forward of its own, other than its class's"
+    elif type(module).__call__ is not nn.Module.__call__:
+        reason = "has a __call__ of its own"
+    elif any(getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS):
+        reason = "runs under global forward hooks, which may change what it gives"
     if reason:
         text = place(path, module)
         raise UnsupportedLayerError(f"{text[0].upper()}{text[1:]} {reason}.")

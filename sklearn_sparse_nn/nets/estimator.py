@@ -117,7 +117,11 @@ class NetClassifierMixin(ClassifierMixin):
         n_classes = self.targets_.n_outputs
         if proba.shape[1] > n_classes:  # outputs for classes that y did not have
             proba = proba[:, :n_classes]
-            proba = proba / proba.sum(axis=1, keepdims=True)
+            total = proba.sum(axis=1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                shares = proba / total
+            # Where only the others are probable, nothing tells the classes apart.
+            proba = np.where(total > 0, shares, proba.dtype.type(1 / n_classes))
         return proba
 
     def predict(self, X: Any) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,25 +96,39 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-_pools: dict[int, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
 
 
-def _forget_pools() -> None:
-    """Drop the pools of the parent process, whose threads are not here."""
-    global _pools, _pools_lock
-    _pools, _pools_lock = {}, threading.Lock()
+class _Workers:
+    """One pool of threads for all models, as large as was ever asked for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.pool = ThreadPoolExecutor(1, "sparse-model")
+        self.size = 1
+
+    def submit(self, size: int, run: Any, *args: Any) -> Future[bool] | None:
+        """Let one of `size` threads run something; None if no thread can be had."""
+        with self.lock:
+            if size > self.size:
+                self.pool.shutdown(wait=False)  # what it was given, it still does
+                self.pool, self.size = ThreadPoolExecutor(size, "sparse-model"), size
+            try:
+                return self.pool.submit(run, *args)
+            except RuntimeError:  # the interpreter is on its way out
+                return None
+
+
+_workers = _Workers()
+
+
+def _forget_workers() -> None:
+    """Drop the pool of the parent process, whose threads are not here."""
+    global _workers
+    _workers = _Workers()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
-
-
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    with _pools_lock:
-        if n_threads not in _pools:
-            _pools[n_threads] = ThreadPoolExecutor(n_threads, "sparse-model")
-        return _pools[n_threads]
+    os.register_at_fork(after_in_child=_forget_workers)
 
 
 def _allowed_threads(n_threads: int) -> int:
@@ -202,12 +217,12 @@ def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
     n_tiles = -(-n_rows // WIDE)
     n_parts = min(n_threads, n_tiles)
     cuts = [min(n_rows, n_tiles * i // n_parts * WIDE) for i in range(n_parts + 1)]
-    if n_parts == 1:
-        return bool(run(0, n_rows))
-    pool = _pool(n_parts - 1)
-    others = [pool.submit(run, cuts[i], cuts[i + 1]) for i in range(1, n_parts)]
-    fine = run(cuts[0], cuts[1])
-    return all([fine, *(other.result() for other in others)])
+    parts = list(pairwise(cuts))
+    others = [_workers.submit(n_threads - 1, run, *part) for part in parts[1:]]
+    fine = [run(*parts[0])]
+    for other, part in zip(others, parts[1:], strict=True):
+        fine.append(run(*part) if other is None else other.result())
+    return all(fine)
 
 
 def make_engine(graph: Graph) -> Engine:

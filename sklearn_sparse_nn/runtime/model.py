@@ -259,10 +259,14 @@ class SparseModel:
     @property
     def weights(self) -> dict[str, Any]:
         """Sparse weights by layer, csr_arrays of shape (out, in), read-only."""
-        return {
-            op.name or f"linear_{i}": op.weight
-            for i, op in enumerate(self.graph.layers)
-        }
+        found: dict[str, Any] = {}
+        for i, op in enumerate(self.graph.layers):
+            name, n = op.name or f"linear_{i}", 1
+            while name in found:  # a layer that the net uses again
+                n += 1
+                name = f"{op.name}_{n}"
+            found[name] = op.weight
+        return found
 
     def tune(self, X: Any) -> "SparseModel":
         """Measure how rows like these are predicted fastest, and remember it.
@@ -324,11 +328,16 @@ class SparseModel:
         if self.output == "sigmoid":
             positive = special.expit(self._run(X, None, proba=False))
             return np.concatenate([1 - positive, positive], axis=1)
+        if self.graph.n_outputs > len(classes):  # outputs for classes not seen in fit
+            return self._proba_of_seen(X, len(classes))
         proba: Floats = self._run(X, None, proba=self.output == "softmax")
-        if proba.shape[1] > len(classes):  # outputs for classes that were not seen
-            proba = proba[:, : len(classes)]
-            proba = proba / proba.sum(axis=1, keepdims=True)
         return proba
+
+    def _proba_of_seen(self, X: Any, n_classes: int) -> Floats:
+        """Estimate probabilities where there are more outputs than classes."""
+        raw = self._run(X, None, proba=False)[:, :n_classes]
+        proba: Floats = special.softmax(raw, axis=1)  # others may be far above
+        return proba if self.output == "softmax" else _shares(raw)
 
     def predict(self, X: Any) -> Any:
         """Predict labels, or values.
@@ -432,8 +441,17 @@ def copy_shallow(model: SparseModel) -> SparseModel:
     return other
 
 
+def _shares(proba: Floats) -> Floats:
+    """Let every row add up to 1; rows of zeros become equal shares."""
+    total = proba.sum(axis=1, keepdims=True)
+    equal = np.float32(1 / proba.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, proba / total, equal)
+
+
 def _thread_count(n_threads: Any) -> int:
-    if isinstance(n_threads, bool) or int(n_threads) != n_threads or n_threads < 1:
+    is_int = isinstance(n_threads, (int, np.integer))
+    if isinstance(n_threads, bool) or not is_int or n_threads < 1:
         raise ValueError(f"n_threads must be an int of at least 1; got {n_threads!r}.")
     return int(n_threads)
 

@@ -192,6 +192,12 @@ def write_numpy(module):
     module.last.weight.detach().numpy()[:] *= -1
 
 
+def swap_rows(module):
+    # Their sum stays the same.
+    weight = module.last.weight.data
+    weight[:] = weight.flip(0).clone()
+
+
 def write_new(module):
     module.last.weight = nn.Parameter(-module.last.weight.detach())
 
@@ -214,6 +220,7 @@ def write_loaded(module):
         write_in_place,
         write_data,
         write_numpy,
+        swap_rows,
         write_new,
         write_buffer,
         write_module,

@@ -263,6 +263,38 @@ def hooked():
     return module
 
 
+FAR = torch.tensor([1e4, -1e5, 1e6, 3.0, 0.0, -7e5])
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, X: m.a((X - FAR) / 2) + m.b(X / 1e6),
+        lambda m, X: torch.cat([m.a((X - FAR) / 2), m.b(X / 1e6)], 1),
+        lambda m, X: m.a((X - FAR) * 0.5) + m.b(X * 1e-6),
+        lambda m, X: m.a((F.leaky_relu(X, 1.0) - FAR) / 2),
+    ],
+)
+def test_columns_far_from_zero_keep_their_digits(forward):
+    # Folded into x * scale + shift, or into a bias, they lose four of their seven.
+    assert_exported(Calls(forward), ROWS + FAR.numpy())
+
+
+class Doubling(nn.Linear):
+    def __call__(self, X):
+        return 2 * super().__call__(X)
+
+
+def test_global_hooks_are_seen():
+    module = nn.Linear(2, 2)
+    handle = nn.modules.module.register_module_forward_hook(lambda m, a, out: 2 * out)
+    try:
+        with pytest.raises(UnsupportedLayerError, match="global forward hooks"):
+            export_module(module)
+    finally:
+        handle.remove()
+
+
 def patched():
     module = nn.Linear(6, 6)
     module.forward = lambda X: X
@@ -279,6 +311,7 @@ def patched():
         (nn.Softmax(0), r"module '0\.1' \(Softmax\): it has dim=0"),
         (nn.BatchNorm1d(6, track_running_stats=False), r"'0\.1' \(BatchNorm1d\).*each"),
         (hooked(), r"'0\.1' \(Linear\) has forward hooks"),
+        (Doubling(6, 6), r"'0\.1' \(Doubling\) has a __call__ of its own"),
         (patched(), r"'0\.1' \(Linear\) has a forward of its own"),
         (parametrizations.weight_norm(nn.Linear(6, 6)), r"'0\.1' .* parametrizations"),
         (TwoInputs(), r"module '0\.1' \(TwoInputs\)"),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy import sparse
+from scipy import sparse, special
 
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.engine import KernelEngine
@@ -247,6 +247,23 @@ def test_an_out_that_overlaps_the_rows_is_written_from_a_copy_of_them():
 def test_units_are_finite(name):
     with pytest.raises(ValueError, match="target_mean and target_scale must be finite"):
         SparseModel(make_graph(), **{name: np.nan})
+
+
+@pytest.mark.parametrize("output", ["softmax", "identity"])
+def test_outputs_without_a_class_may_dominate(output):
+    weight = sparse.csr_array((3, 2), dtype=np.float32)
+    bias = [1.0, 2.0, 500.0] if output == "softmax" else [0.0, 0.0, 1.0]
+    graph = Graph(InputStage(2), (Linear(0, weight, bias),))
+    model = SparseModel(graph, output=output, classes=["a", "b"])
+    expected = special.softmax(bias[:2]) if output == "softmax" else [0.5, 0.5]
+    np.testing.assert_allclose(model.predict_proba([[0.0, 0.0]])[0], expected, 1e-6)
+
+
+def test_a_layer_that_is_used_twice_is_listed_twice():
+    weight = sparse.csr_array(np.eye(2, dtype=np.float32))
+    layers = [Linear(i, weight, np.zeros(2), name="shared") for i in range(3)]
+    model = SparseModel(Graph(InputStage(2), tuple(layers)))
+    assert list(model.weights) == ["shared", "shared_2", "shared_3"]
 
 
 def locked():

@@ -362,3 +362,27 @@ def test_signals_are_left_as_they_were():
     before = signal.getsignal(signal.SIGINT)
     make_model(n_threads=2).forward(rows_for(make_model().graph, 300))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@kernels_only
+def test_one_pool_serves_all_numbers_of_threads():
+    model = make_model((4, 3, 2), n_threads=8)
+    before = threading.active_count()
+    for n_tiles in range(2, 40):
+        model.forward(rows_for(model.graph, 64 * n_tiles))
+    assert threading.active_count() - before <= 7
+
+
+@kernels_only
+def test_predictions_at_the_exit_of_the_interpreter():
+    found = run_script(
+        """
+import atexit
+from tests.runtime.test_threads import make_model, rows_for
+model = make_model((4, 3, 2), n_threads=2)
+X = rows_for(model.graph, 300)
+expected = model.forward(X).tobytes()
+atexit.register(lambda: print(model.forward(X).tobytes() == expected))
+"""
+    )
+    assert found == ["True"]
