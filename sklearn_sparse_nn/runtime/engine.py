@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from itertools import pairwise
@@ -25,6 +26,7 @@ from sklearn_sparse_nn.runtime.reference import evaluate
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
 
+_PARTS = 4  # of the rows, for every thread
 _MOST_ROWS = 2**19  # of scratch: 128 MiB for a tile of 64; few nets have as many units
 _REFERENCE_NUMBERS = 2**24  # activations of a value that are held at once
 
@@ -213,16 +215,36 @@ def _run_rows(
 
 
 def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
-    """Share tiles of rows between threads, this one among them."""
+    """Share tiles of rows between threads, this one among them.
+
+    Each takes a part when it is done with another: nobody waits for a thread that
+    wakes up late.
+    """
     n_tiles = -(-n_rows // WIDE)
-    n_parts = min(n_threads, n_tiles)
+    n_threads = min(n_threads, n_tiles)
+    n_parts = min(n_tiles, _PARTS * n_threads if n_threads > 1 else 1)
     cuts = [min(n_rows, n_tiles * i // n_parts * WIDE) for i in range(n_parts + 1)]
-    parts = list(pairwise(cuts))
-    others = [_workers.submit(n_threads - 1, run, *part) for part in parts[1:]]
-    fine = [run(*parts[0])]
-    for other, part in zip(others, parts[1:], strict=True):
-        fine.append(run(*part) if other is None else other.result())
-    return all(fine)
+    waiting = deque(pairwise(cuts))
+
+    def work() -> bool:
+        fine = True
+        while waiting:
+            try:
+                part = waiting.popleft()
+            except IndexError:  # somebody else took the last one
+                break
+            fine = run(*part) and fine
+        return fine
+
+    helpers = [_workers.submit(n_threads - 1, work) for _ in range(n_threads - 1)]
+    try:
+        fine = work()
+    finally:
+        waiting.clear()  # after an interrupt nobody begins another
+    for helper in helpers:
+        if helper is not None and not helper.cancel():
+            fine = helper.result() and fine
+    return fine
 
 
 def make_engine(graph: Graph) -> Engine:

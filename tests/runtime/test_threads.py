@@ -289,7 +289,7 @@ def test_numba_num_threads_limits_own_threads(monkeypatch, limit, n_used):
     monkeypatch.setattr(engine, "_run_parts", parts)
     kernel_engine.run(X, out, proba=False, staged=False, n_threads=4)
     assert len(names) <= n_used
-    assert len(sizes) == n_used
+    assert len(sizes) == (1 if n_used == 1 else 4 * n_used)  # whoever is free takes one
     sizes.sort()
     assert [first for first, _ in sizes] == [0, *(last for _, last in sizes[:-1])]
     assert sizes[-1][1] == len(X)
