@@ -17,7 +17,11 @@ layer, and numpy rows in float32, and gives back numpy rows. Its outputs were co
 with a product in float64 first. **Bold**: ours is the fastest of all that compute in
 float32. Compare ratios, not figures: they are one machine's.
 
-Written by `python benchmarks/inference.py {arguments}--write`.
+Written from
+
+```sh
+{commands}
+```
 
 {machine}
 
@@ -180,9 +184,10 @@ def largest_errors(cells):
 def document(results):
     """Write the whole page."""
     cells, given = results["cells"], results["arguments"]
-    text = HEAD.format(
-        rounds=given["rounds"], arguments=given["text"], machine=machine_text(results)
-    )
+    script = "python benchmarks/inference.py"
+    commands = "\n".join(f"{script} {t}".strip() for t in given["text"].splitlines())
+    machine = machine_text(results)
+    text = HEAD.format(rounds=given["rounds"], commands=commands, machine=machine)
     text += "## Targets\n\nThe worst case of each.\n\n" + targets_text(results)
     text += "\n## Speed-up against a dense net\n\n"
     text += "![Speed-up against ONNX Runtime by sparsity](inference.svg)\n\n"

@@ -205,6 +205,7 @@ def parsed():
     add("--out", type=Path, default=HERE / "output" / "inference.json")
     add("--write", action="store_true", help="write docs/inference.md and its plot")
     add("--rewrite", action="store_true", help="write them from --out, no new run")
+    add("--also", nargs="*", type=Path, default=[], help="results of other runs, too")
     add("--docs", type=Path, default=HERE.parent / "docs")
     args = parser.parse_args()
     args.text = command_text(args, parser)
@@ -215,9 +216,26 @@ def parsed():
     return args
 
 
+def with_others(results, paths):
+    """Add the cells of other runs, and how they were made."""
+    order = {name: i for i, name in enumerate(WIDTHS)}
+    given = results["arguments"]
+    for other in (json.loads(path.read_text()) for path in paths):
+        results["cells"] += other["cells"]
+        given["text"] += (
+            f"\npython benchmarks/inference.py {other['arguments']['text']}"
+        )
+        given["rounds"] = f"{given['rounds']} or {other['arguments']['rounds']}"
+    results["cells"].sort(
+        key=lambda c: (order[c["net"]], c["sparsity"], c["threads"], c["batch"])
+    )
+    return results
+
+
 def main():
     args = parsed()
     results = json.loads(args.out.read_text()) if args.rewrite else run(args)
+    results = with_others(results, args.also)
     print(_report.targets_text(results))
     if args.write or args.rewrite:
         _report.write(results, args.docs)
