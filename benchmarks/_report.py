@@ -185,7 +185,7 @@ def document(results):
     """Write the whole page."""
     cells, given = results["cells"], results["arguments"]
     script = "python benchmarks/inference.py"
-    commands = "\n".join(f"{script} {t}".strip() for t in given["text"].splitlines())
+    commands = "\n".join(f"{script} {t}".strip() for t in given["text"].split("\n"))
     machine = machine_text(results)
     text = HEAD.format(rounds=given["rounds"], commands=commands, machine=machine)
     text += "## Targets\n\nThe worst case of each.\n\n" + targets_text(results)
