@@ -2,8 +2,6 @@
 
 import os
 import threading
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Protocol
@@ -100,39 +98,6 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-class _Workers:
-    """One pool of threads for all models, as large as was ever asked for."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(1, "sparse-model")
-        self.size = 1
-
-    def submit(self, size: int, run: Any, *args: Any) -> Future[bool] | None:
-        """Let one of `size` threads run something; None if no thread can be had."""
-        with self.lock:
-            if size > self.size:
-                self.pool.shutdown(wait=False)  # what it was given, it still does
-                self.pool, self.size = ThreadPoolExecutor(size, "sparse-model"), size
-            try:
-                return self.pool.submit(run, *args)
-            except RuntimeError:  # the interpreter is on its way out
-                return None
-
-
-_workers = _Workers()
-
-
-def _forget_workers() -> None:
-    """Drop the pool of the parent process, whose threads are not here."""
-    global _workers
-    _workers = _Workers()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_workers)
-
-
 def _allowed_threads(n_threads: int) -> int:
     """Keep to the limit that joblib sets in its workers."""
     limit = os.environ.get("NUMBA_NUM_THREADS", "")
@@ -171,7 +136,9 @@ class KernelEngine:
 
         Two threads may both do so; they come to the same.
         """
-        from sklearn_sparse_nn.runtime import kernels  # numba takes a while
+        # numba takes a while. Threads are loaded now, for later several may ask at once
+        # while the process forks.
+        from sklearn_sparse_nn.runtime import kernels, threads  # noqa: F401
 
         self._ready = kernels.run, make_program(self.graph, self.plan)
         return self._ready
@@ -215,36 +182,16 @@ def _run_rows(
 
 
 def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
-    """Share tiles of rows between threads, this one among them.
-
-    Each takes a part when it is done with another: nobody waits for a thread that
-    wakes up late.
-    """
+    """Share tiles of rows between threads, this one among them."""
     n_tiles = -(-n_rows // WIDE)
     n_threads = min(n_threads, n_tiles)
-    n_parts = min(n_tiles, _PARTS * n_threads if n_threads > 1 else 1)
+    if n_threads == 1:
+        return bool(run(0, n_rows))
+    from sklearn_sparse_nn.runtime.threads import share  # loaded with the kernels
+
+    n_parts = min(n_tiles, _PARTS * n_threads)
     cuts = [min(n_rows, n_tiles * i // n_parts * WIDE) for i in range(n_parts + 1)]
-    waiting = deque(pairwise(cuts))
-
-    def work() -> bool:
-        fine = True
-        while waiting:
-            try:
-                part = waiting.popleft()
-            except IndexError:  # somebody else took the last one
-                break
-            fine = run(*part) and fine
-        return fine
-
-    helpers = [_workers.submit(n_threads - 1, work) for _ in range(n_threads - 1)]
-    try:
-        fine = work()
-    finally:
-        waiting.clear()  # after an interrupt nobody begins another
-    for helper in helpers:
-        if helper is not None and not helper.cancel():
-            fine = helper.result() and fine
-    return fine
+    return share(run, pairwise(cuts), n_threads)
 
 
 def make_engine(graph: Graph) -> Engine:
