@@ -104,7 +104,11 @@ def wait_for_quiet(look=0.02):
 
 
 def measure(bound, threads, rounds, budget):
-    """Time every peer once a round, for as many calls as fit into its budget."""
+    """Time every peer once a round, for as many calls as fit into its budget.
+
+    With several threads, as many calls go before, untimed: pools of threads are then
+    as awake as they are in a process that goes on predicting.
+    """
     calls = {}
     wait_for_quiet()  # of what came before this
     for name, peer in bound.items():
@@ -118,6 +122,8 @@ def measure(bound, threads, rounds, budget):
         # Reversed every other round, so that nobody always follows the same peer.
         for name in (names[shift:] + names[:shift])[:: 1 - 2 * (round_ % 2)]:
             wait_for_quiet(0.002 if threads == 1 else 0.02)
+            if threads > 1:  # threads that had slept may take a while to run at all
+                bound[name].time(calls[name])
             wall, cpu = bound[name].time(calls[name])
             walls[name].append(wall / calls[name])
             cpus[name].append(cpu / calls[name])
