@@ -69,8 +69,10 @@ def targets(cells, start):
     at_least(2.7, "mid, one row, 90%, to DeepSparse", DEEPSPARSE, **one)
     what = "small, one row, predict_proba to session.run"
     at_least(1, what, ORT, PROBA, net="small", batch=1, threads=1)
-    for peer in DENSE:
-        at_least(1, f"never slower than dense: {peer}", peer)
+    for threads in (1, 2):
+        for peer in DENSE:
+            what = f"never slower than dense, {threads} thread(s): {peer}"
+            at_least(1, what, peer, threads=threads)
     what = "mid, batch 1024, two threads to one"
     at_least(1.8, what, ONE_THREAD, net="mid", batch=1024, threads=2)
     what = "import of the runtime"

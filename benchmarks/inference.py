@@ -226,12 +226,12 @@ def with_others(results, paths):
     """Add the cells of other runs, and how they were made."""
     order = {name: i for i, name in enumerate(WIDTHS)}
     given = results["arguments"]
+    rounds = [given["rounds"]]
     for other in (json.loads(path.read_text()) for path in paths):
         results["cells"] += other["cells"]
-        given["text"] += (
-            f"\npython benchmarks/inference.py {other['arguments']['text']}"
-        )
-        given["rounds"] = f"{given['rounds']} or {other['arguments']['rounds']}"
+        given["text"] += "\n" + other["arguments"]["text"]
+        rounds.append(other["arguments"]["rounds"])
+    given["rounds"] = " or ".join(map(str, sorted(set(rounds))))
     results["cells"].sort(
         key=lambda c: (order[c["net"]], c["sparsity"], c["threads"], c["batch"])
     )

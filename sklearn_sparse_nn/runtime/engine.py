@@ -136,9 +136,7 @@ class KernelEngine:
 
         Two threads may both do so; they come to the same.
         """
-        # numba takes a while. Threads are loaded now, for later several may ask at once
-        # while the process forks.
-        from sklearn_sparse_nn.runtime import kernels, threads  # noqa: F401
+        from sklearn_sparse_nn.runtime import kernels  # numba takes a while
 
         self._ready = kernels.run, make_program(self.graph, self.plan)
         return self._ready
@@ -187,7 +185,7 @@ def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
     n_threads = min(n_threads, n_tiles)
     if n_threads == 1:
         return bool(run(0, n_rows))
-    from sklearn_sparse_nn.runtime.threads import share  # loaded with the kernels
+    from sklearn_sparse_nn.runtime.threads import share
 
     n_parts = min(n_tiles, _PARTS * n_threads)
     cuts = [min(n_rows, n_tiles * i // n_parts * WIDE) for i in range(n_parts + 1)]
@@ -200,6 +198,16 @@ def make_engine(graph: Graph) -> Engine:
     if rows > _MOST_ROWS or not _numba_works():
         return ReferenceEngine(graph)
     return KernelEngine(graph)
+
+
+def load_threads() -> None:
+    """Load what several threads need, before they are there.
+
+    An import that is under way in one thread while another forks the process never ends
+    in the child.
+    """
+    if _numba_works():
+        from sklearn_sparse_nn.runtime import threads  # noqa: F401
 
 
 @cache

@@ -9,7 +9,12 @@ from scipy import sparse, special
 
 from sklearn_sparse_nn.runtime.cost import Cost, cost_of
 from sklearn_sparse_nn.runtime.display import as_html, as_text
-from sklearn_sparse_nn.runtime.engine import Engine, KernelEngine, make_engine
+from sklearn_sparse_nn.runtime.engine import (
+    Engine,
+    KernelEngine,
+    load_threads,
+    make_engine,
+)
 from sklearn_sparse_nn.runtime.format import read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
 from sklearn_sparse_nn.runtime.inputs import (
@@ -453,6 +458,8 @@ def _thread_count(n_threads: Any) -> int:
     is_int = isinstance(n_threads, (int, np.integer))
     if isinstance(n_threads, bool) or not is_int or n_threads < 1:
         raise ValueError(f"n_threads must be an int of at least 1; got {n_threads!r}.")
+    if n_threads > 1:
+        load_threads()
     return int(n_threads)
 
 
