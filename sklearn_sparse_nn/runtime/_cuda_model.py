@@ -134,11 +134,13 @@ class CudaModel:
         if self._model.output == "sigmoid":
             proba = torch.sigmoid(proba)
             proba = torch.cat([1 - proba, proba], dim=1)
-        elif self._model.output == "softmax":
-            proba = torch.softmax(proba, dim=1)
-        if proba.shape[1] > len(classes):  # outputs for classes that were not seen
-            proba = proba[:, : len(classes)]
-            proba = proba / proba.sum(dim=1, keepdim=True)
+        spare = proba.shape[1] > len(classes)  # outputs for classes not seen in fit
+        proba = proba[:, : len(classes)]
+        if self._model.output == "softmax":
+            proba = torch.softmax(proba, dim=1)  # of these alone, as on the CPU
+        elif spare:
+            total = proba.sum(dim=1, keepdim=True)
+            proba = torch.where(total > 0, proba / total, 1 / len(classes))
         return proba if isinstance(X, Tensor) else proba.cpu().numpy()
 
     def predict(self, X: Any) -> Any:

@@ -4,8 +4,7 @@ Value 0 is the input after its stage; operation i makes value i + 1. The last va
 the output. Everything is checked when it is made, so that no kernel sees a wrong index.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -486,11 +485,3 @@ def _width_after(i: int, op: Op, widths: list[int]) -> int:
             f"Operation {i} ({op.kind}) needs {needed} columns and reads {widths}."
         )
     return int(n_out)
-
-
-def arrays_of(part: InputStage | Op) -> Iterable[tuple[str, Any]]:
-    """Give the named arrays of an operation or an input stage, None left out."""
-    for f in fields(part):
-        value = getattr(part, f.name)
-        if isinstance(value, np.ndarray):
-            yield f.name, value

@@ -27,6 +27,7 @@ from sklearn_sparse_nn.runtime.layout import (
     IN,
     IN2,
     KIND,
+    LANES,
     LAYER_NORM,
     LINEAR,
     LOG_SOFTMAX,
@@ -45,7 +46,7 @@ from sklearn_sparse_nn.runtime.layout import (
     B,
 )
 from sklearn_sparse_nn.runtime.products import multiply
-from sklearn_sparse_nn.runtime.vectors import LANES, transpose
+from sklearn_sparse_nn.runtime.vectors import transpose
 
 __all__ = ["run"]
 

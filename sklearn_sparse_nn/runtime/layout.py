@@ -25,8 +25,13 @@ WIDE_ONLY = 13  # whether all other tiles are 64 rows wide: a layer has no slice
 
 # An entry: output row, number of columns, flags, first column of its panel.
 ENTRY_FIELDS = 4
-GROUPED = 4  # flag: four rows; the lower bits are those of `vectors`
+GROUPED = 4  # flag: four rows; beside the flags of a product
 SHARED = 8  # flag: the next entry has the same columns
 
 WIDE, NARROWEST = 64, 8  # rows of X in a tile; between them 16 and 32
-SIDE = 64  # outputs of a dense layer that are taken at once for a single row
+SIDE = 64  # outputs of a dense layer that are taken at once
+LANES = 16  # floats in a vector, and outputs in a slice
+GROUP = 4  # output rows that share their columns
+
+# Flags of a product: clip at zero; start from what is there, not from the bias.
+RELU, ACCUMULATE = 1, 2

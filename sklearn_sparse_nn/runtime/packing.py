@@ -5,11 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_sparse_nn.runtime.layout import GROUPED, SHARED, SIDE
+from sklearn_sparse_nn.runtime.layout import (
+    ACCUMULATE,
+    GROUP,
+    GROUPED,
+    LANES,
+    RELU,
+    SHARED,
+    SIDE,
+)
 
 __all__ = [
-    "GROUP",
-    "LANES",
     "Slices",
     "Tiles",
     "pack_dense",
@@ -17,9 +23,6 @@ __all__ = [
     "pack_tiles",
 ]
 
-# The same as in `vectors`, which needs numba.
-LANES, GROUP = 16, 4
-RELU, ACCUMULATE = 1, 2
 _NARROW = 2**16  # columns within a panel are uint16
 
 

@@ -23,9 +23,8 @@ from sklearn_sparse_nn.runtime.graph import (
     Softmax,
     inputs_of,
 )
+from sklearn_sparse_nn.runtime.layout import GROUP, LANES
 from sklearn_sparse_nn.runtime.packing import (
-    GROUP,
-    LANES,
     pack_dense,
     pack_slices,
     pack_tiles,

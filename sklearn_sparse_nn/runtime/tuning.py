@@ -8,8 +8,7 @@ import numpy as np
 
 from sklearn_sparse_nn.runtime.engine import KernelEngine
 from sklearn_sparse_nn.runtime.graph import Floats
-from sklearn_sparse_nn.runtime.layout import NARROWEST, WIDE
-from sklearn_sparse_nn.runtime.packing import GROUP
+from sklearn_sparse_nn.runtime.layout import GROUP, NARROWEST, WIDE
 from sklearn_sparse_nn.runtime.plan import Plan
 
 __all__ = ["tuned"]

@@ -17,11 +17,9 @@ from llvmlite import binding, ir
 from numba import config, types
 from numba import extending as numba_extending
 
+from sklearn_sparse_nn.runtime.layout import ACCUMULATE, GROUP, LANES, RELU, SIDE
+
 __all__ = [
-    "ACCUMULATE",
-    "GROUP",
-    "LANES",
-    "RELU",
     "dot_dense",
     "dot_group",
     "dot_row",
@@ -31,11 +29,6 @@ __all__ = [
 ]
 
 intrinsic: Any = numba_extending.intrinsic  # its types do not know the context
-
-LANES = 16
-GROUP = 4  # output rows that share their columns in `dot_group`
-DENSE_SIDE = 64  # output rows that `dot_dense` takes at once
-RELU, ACCUMULATE = 1, 2  # flags: clip at zero; start from what is there, not the bias
 
 _F32, _I8, _I16 = ir.FloatType(), ir.IntType(8), ir.IntType(16)
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -317,7 +310,7 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
 def _dense_rows(builder: Any, args: Any, n_rows: int) -> None:
     """Emit the products of 64 outputs, all weights stored, and a few rows of X."""
     w_addr, n, x_addr, x_step, out_addr, out_step, b_addr = args
-    g, b, n_vec = _Ir(builder), builder, DENSE_SIDE // LANES
+    g, b, n_vec = _Ir(builder), builder, SIDE // LANES
     w, bias = g.pointer(w_addr, _VEC), g.pointer(b_addr, _VEC)
     x, out = g.pointer(x_addr, _F32), g.pointer(out_addr, _F32)
     wide = max(1, min(n_vec, _DENSE_ROOM // (n_rows * LANES)))

@@ -1,7 +1,6 @@
 """Where the kernels cannot run or be kept, and what is imported when."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -160,15 +159,12 @@ def test_a_damaged_cache_does_no_harm(tmp_path):
     assert python(f"{NET}\nprint(check())", **env) == ["KernelEngine"]
 
 
-def test_constants_of_the_layout_are_those_of_the_kernels():
-    """Packing may not import numba, so a few numbers are written twice."""
+def test_activations_have_the_numbers_that_the_kernels_know():
+    """A plan counts places in the table; the kernels have a constant for each."""
     pytest.importorskip("numba")
-    from sklearn_sparse_nn.runtime import elementwise, layout, packing, vectors
+    from sklearn_sparse_nn.runtime import elementwise
     from sklearn_sparse_nn.runtime.graph import ACTIVATIONS
 
-    for name in ("GROUP", "LANES", "RELU", "ACCUMULATE"):
-        assert getattr(packing, name) == getattr(vectors, name)
-    assert vectors.DENSE_SIDE == layout.SIDE
-    assert list(elementwise.CODES) == list(ACTIVATIONS)
-    fields = [value for name, value in vars(layout).items() if re.match("[A-Z]", name)]
-    assert all(isinstance(value, int) for value in fields)
+    for number, name in enumerate(ACTIVATIONS):
+        constant = "_LEAKY" if name == "leaky_relu" else f"_{name.upper()}"
+        assert getattr(elementwise, constant) == number

@@ -5,12 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime.layout import GROUPED, SHARED, SIDE
-from sklearn_sparse_nn.runtime.packing import (
+from sklearn_sparse_nn.runtime.layout import (
     ACCUMULATE,
     GROUP,
+    GROUPED,
     LANES,
     RELU,
+    SHARED,
+    SIDE,
+)
+from sklearn_sparse_nn.runtime.packing import (
     pack_dense,
     pack_slices,
     pack_tiles,
