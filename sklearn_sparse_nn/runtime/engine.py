@@ -12,11 +12,10 @@ from scipy import special
 from sklearn_sparse_nn.runtime.graph import Floats, Graph
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, refuse_nonfinite
 from sklearn_sparse_nn.runtime.layout import WIDE
-from sklearn_sparse_nn.runtime.plan import (
-    Plan,
+from sklearn_sparse_nn.runtime.plan import Plan, choose
+from sklearn_sparse_nn.runtime.program import (
     Program,
     aligned,
-    choose,
     make_program,
     place_values,
 )

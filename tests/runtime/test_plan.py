@@ -20,12 +20,8 @@ from sklearn_sparse_nn.runtime.graph import (
     Linear,
     inputs_of,
 )
-from sklearn_sparse_nn.runtime.plan import (
-    aligned,
-    choose,
-    make_program,
-    place_values,
-)
+from sklearn_sparse_nn.runtime.plan import choose
+from sklearn_sparse_nn.runtime.program import aligned, make_program, place_values
 from tests.runtime.graphs import make_graph, make_weight, nets, picker, wide_weight
 
 explore = settings(max_examples=500, deadline=None)
