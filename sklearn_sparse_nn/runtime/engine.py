@@ -1,9 +1,11 @@
 """What runs a graph: the kernels, or scipy where there is no numba."""
 
+import gc
 import os
 import threading
-from functools import cache, partial
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +13,6 @@ from scipy import special
 
 from sklearn_sparse_nn.runtime.graph import Floats, Graph
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, refuse_nonfinite
-from sklearn_sparse_nn.runtime.layout import WIDE
 from sklearn_sparse_nn.runtime.plan import Plan, choose
 from sklearn_sparse_nn.runtime.program import (
     Program,
@@ -20,10 +21,11 @@ from sklearn_sparse_nn.runtime.program import (
     place_values,
 )
 from sklearn_sparse_nn.runtime.reference import evaluate
+from sklearn_sparse_nn.runtime.sharing import ALONE, LINES, Sharing
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
 
-_PARTS = 4  # of the rows, for every thread
+_PARTS = 2  # of a layer that threads share, for every thread
 _MOST_ROWS = 2**19  # of scratch: 128 MiB for a tile of 64; few nets have as many units
 _REFERENCE_NUMBERS = 2**24  # activations of a value that are held at once
 
@@ -118,6 +120,8 @@ class KernelEngine:
         self.graph = graph
         self._plan = plan
         self._ready: tuple[Any, Program] | None = None
+        self._cut: tuple[int, Program] | None = None
+        self._sharing: Sharing | None = None
 
     @property
     def plan(self) -> Plan:
@@ -128,14 +132,16 @@ class KernelEngine:
 
     def use(self, plan: Plan) -> None:
         """Run the graph in another way from now on; outputs stay the same."""
-        self._plan, self._ready = plan, None
+        self._plan, self._ready, self._cut = plan, None, None
+        self._sharing = None
 
     def _prepare(self) -> tuple[Any, Program]:
         """Load the kernels and write the program, once.
 
         Two threads may both do so; they come to the same.
         """
-        from sklearn_sparse_nn.runtime import kernels  # numba takes a while
+        with _collector_off():
+            from sklearn_sparse_nn.runtime import kernels  # numba takes a while
 
         self._ready = kernels.run, make_program(self.graph, self.plan)
         return self._ready
@@ -145,50 +151,49 @@ class KernelEngine:
     ) -> None:
         """Write raw outputs, or their softmax."""
         kernel, p = self._ready or self._prepare()
-        n_rows = len(X)
-        if n_threads == 1 or n_rows <= WIDE:
+        fine = None
+        if n_threads > 1:
+            fine = self._share(p, X, out, proba, staged, n_threads)
+        if fine is None:
             floats = _scratch.floats
             if len(floats) < p.scratch_size:
                 floats = _scratch.grow(p.scratch_size)
             fine = kernel(
-                X, out, p.lines, p.floats, p.table, p.columns, floats, 0, n_rows, proba,
+                X, out, p.lines, p.floats, p.table, p.columns, floats, 0, len(X), proba,
                 staged,
             )  # fmt: skip
-        else:
-            run = partial(_run_rows, kernel, p, X, out, proba, staged)
-            fine = _run_parts(run, n_rows, _allowed_threads(n_threads))
         if not fine:
             allow_nan = self.graph.stage.fill is not None and not staged
             refuse_nonfinite(X, allow_nan=allow_nan)
 
+    def _share(
+        self, p: Program, X: Floats, out: Floats, proba: bool, staged: bool, n: int
+    ) -> bool | None:
+        """Predict with `n` threads, if that is worth it and their helpers are free."""
+        if self._sharing is None:
+            self._sharing = Sharing(self.graph, self.plan)
+        if self._sharing.rows_at_once(len(X), n) == ALONE:
+            return None
+        n = _allowed_threads(n)
+        if n == 1:
+            return None
+        rows_at_once = self._sharing.rows_at_once(len(X), n)
+        from sklearn_sparse_nn.runtime.threads import share
 
-def _run_rows(
-    kernel: Any,
-    p: Program,
-    X: Floats,
-    out: Floats,
-    proba: bool,
-    staged: bool,
-    first: int,
-    last: int,
-) -> bool:
-    """Run some rows, in scratch memory of the thread that does so."""
-    floats = _scratch.grow(p.scratch_size)
-    arrays = (p.lines, p.floats, p.table, p.columns, floats)
-    return bool(kernel(X, out, *arrays, first, last, proba, staged))
+        if rows_at_once == LINES:
+            p = self._cut_program(_PARTS * n)
+        return share(
+            p, X, out, rows_at_once=rows_at_once, proba=proba, staged=staged,
+            n_threads=n,
+        )  # fmt: skip
 
-
-def _run_parts(run: Any, n_rows: int, n_threads: int) -> bool:
-    """Share tiles of rows between threads, this one among them."""
-    n_tiles = -(-n_rows // WIDE)
-    n_threads = min(n_threads, n_tiles)
-    if n_threads == 1:
-        return bool(run(0, n_rows))
-    from sklearn_sparse_nn.runtime.threads import share
-
-    n_parts = min(n_tiles, _PARTS * n_threads)
-    cuts = [min(n_rows, n_tiles * i // n_parts * WIDE) for i in range(n_parts + 1)]
-    return share(run, pairwise(cuts), n_threads)
+    def _cut_program(self, n_parts: int) -> Program:
+        """Write the program whose layers are cut into parts; keep the last."""
+        kept = self._cut
+        if kept is None or kept[0] != n_parts:
+            kept = n_parts, make_program(self.graph, self.plan, n_parts)
+            self._cut = kept
+        return kept[1]
 
 
 def make_engine(graph: Graph) -> Engine:
@@ -199,6 +204,18 @@ def make_engine(graph: Graph) -> Engine:
     return KernelEngine(graph)
 
 
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Let nothing look for garbage while numba is loaded: a sixth of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def load_threads() -> None:
     """Load what several threads need, before they are there.
 
@@ -206,7 +223,8 @@ def load_threads() -> None:
     in the child.
     """
     if _numba_works():
-        from sklearn_sparse_nn.runtime import threads  # noqa: F401
+        with _collector_off():
+            from sklearn_sparse_nn.runtime import threads  # noqa: F401
 
 
 @cache
@@ -214,7 +232,8 @@ def _numba_works() -> bool:
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return False
     try:
-        import numba  # noqa: F401, late: it takes a quarter of a second
+        with _collector_off():
+            import numba  # noqa: F401, late: it takes a tenth of a second
     except ImportError:  # missing, or not made for this numpy
         return False
     return True

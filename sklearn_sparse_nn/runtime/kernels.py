@@ -28,6 +28,7 @@ from sklearn_sparse_nn.runtime.layout import (
     IN2,
     KIND,
     LANES,
+    LAST,
     LAYER_NORM,
     LINEAR,
     LOG_SOFTMAX,
@@ -48,7 +49,18 @@ from sklearn_sparse_nn.runtime.layout import (
 from sklearn_sparse_nn.runtime.products import multiply
 from sklearn_sparse_nn.runtime.vectors import transpose
 
-__all__ = ["run"]
+__all__ = [
+    "FLOATS_1D",
+    "ROWS_OF_OUT",
+    "ROWS_OF_X",
+    "compiled",
+    "load",
+    "operate",
+    "run",
+    "softmax",
+    "store",
+    "tile_lanes",
+]
 
 _f = np.float32
 _ZERO = _f(0)
@@ -97,7 +109,7 @@ def _transpose_tile(X, first, n, lanes, scratch):  # type: ignore[no-untyped-def
 
 
 @_once
-def _load(  # type: ignore[no-untyped-def]
+def load(  # type: ignore[no-untyped-def]
     X, first, n, lanes, program, floats, table, scratch, staged
 ):
     """Check `n` rows, lay them into the tile, and take them through the input stage."""
@@ -183,7 +195,8 @@ def _layer_norm(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
 
 
 @_inner
-def _softmax(at, out_at, n, lanes, log, scratch):  # type: ignore[no-untyped-def]
+def softmax(at, out_at, n, lanes, log, scratch):  # type: ignore[no-untyped-def]
+    """Divide the powers of a row's values, or subtract their sum's logarithm."""
     for k in range(lanes):
         highest = scratch[at * lanes + k]
         for j in range(1, n):
@@ -223,29 +236,28 @@ def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
     elif kind == CONCAT:
         out[: x.shape[0]] = x
     else:
-        _softmax(op[IN], op[OUT], op[N_OUT], lanes, kind == LOG_SOFTMAX, scratch)
+        softmax(op[IN], op[OUT], op[N_OUT], lanes, kind == LOG_SOFTMAX, scratch)
 
 
-@_once
-def _compute(program, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
-    """Run all operations on the `n` rows that have been loaded."""
-    for i in range(1, program.shape[0]):
-        op = program[i]
-        if op[KIND] == LINEAR:
-            multiply(op, n, lanes, floats, table, columns, scratch, spare)
-        else:
-            _other(op, lanes, floats, scratch)
-        start = op[OUT] * lanes
-        end = start + op[N_OUT] * lanes
-        # Products of a tile are clipped at zero where they are stored.
-        if op[KIND] != LINEAR or lanes == 1 or op[ACT] > 1:
-            p0, p1 = floats[op[PARAMS]], floats[op[PARAMS] + 1]
-            activate(op[ACT], p0, p1, scratch[start:end])
+@_inner
+def operate(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
+    """Do one line of a program for `n` rows that have been loaded."""
+    if op[KIND] == LINEAR:
+        multiply(op, n, lanes, floats, table, columns, scratch, spare)
+    else:
+        _other(op, lanes, floats, scratch)
+    start = op[OUT] * lanes
+    end = start + op[N_OUT] * lanes
+    # Products of a tile are clipped at zero where they are stored.
+    if op[KIND] != LINEAR or lanes == 1 or op[ACT] > 1:
+        p0, p1 = floats[op[PARAMS]], floats[op[PARAMS] + 1]
+        activate(op[ACT], p0, p1, scratch[start:end])
+    if op[LAST]:
         scratch[end : end + lanes] = _ZERO  # padding points to here
 
 
 @_inner
-def _tile_lanes(n, head):  # type: ignore[no-untyped-def]
+def tile_lanes(n, head):  # type: ignore[no-untyped-def]
     """Choose how wide a tile is for the rows that are left."""
     if n <= head[SINGLE_LIMIT]:
         return 1
@@ -255,7 +267,7 @@ def _tile_lanes(n, head):  # type: ignore[no-untyped-def]
 
 
 @_once
-def _store(out, first, n, at, lanes, scratch):  # type: ignore[no-untyped-def]
+def store(out, first, n, at, lanes, scratch):  # type: ignore[no-untyped-def]
     """Lay `n` rows of the output back into rows, in blocks of 16 x 16."""
     n_outputs = out.shape[1]
     if lanes == 1:
@@ -302,30 +314,32 @@ def _predict(  # type: ignore[no-untyped-def]
     head = program[0]
     n_outputs = head[N_OUT]
     while first < last:
-        lanes = _tile_lanes(last - first, head)
+        lanes = tile_lanes(last - first, head)
         n = min(last - first, lanes)
         spare = scratch[head[SCRATCH_ROWS] * lanes :]
-        if not _load(X, first, n, lanes, program, floats, table, scratch, staged):
+        if not load(X, first, n, lanes, program, floats, table, scratch, staged):
             return False
-        _compute(program, n, lanes, floats, table, columns, scratch, spare)
+        for i in range(1, program.shape[0]):
+            operate(program[i], n, lanes, floats, table, columns, scratch, spare)
         at = head[OUT]
         if proba:
-            _softmax(at, at, n_outputs, lanes, False, scratch)
-        _store(out, first, n, at, lanes, scratch)
+            softmax(at, at, n_outputs, lanes, False, scratch)
+        store(out, first, n, at, lanes, scratch)
         first += n
     return True
 
 
-_floats_2d = types.Array(types.float32, 2, "C")
-_rows = types.Array(types.float32, 2, "C", readonly=True)
+ROWS_OF_X = types.Array(types.float32, 2, "C", readonly=True)
+ROWS_OF_OUT = types.Array(types.float32, 2, "C")
+FLOATS_1D = types.Array(types.float32, 1, "C")
 _signature = types.boolean(
-    _rows,
-    _floats_2d,
+    ROWS_OF_X,
+    ROWS_OF_OUT,
     types.Array(types.int64, 2, "C"),
-    types.Array(types.float32, 1, "C"),
+    FLOATS_1D,
     types.Array(types.int32, 1, "C"),
     types.Array(types.uint16, 1, "C"),
-    types.Array(types.float32, 1, "C"),
+    FLOATS_1D,
     types.int64,
     types.int64,
     types.boolean,
@@ -340,7 +354,7 @@ def _digest() -> int:
     does not look at the files of those that it calls.
     """
     folder = Path(__file__).parent
-    names = ("kernels", "products", "vectors", "elementwise", "layout")
+    names = ("kernels", "products", "vectors", "elementwise", "layout", "team")
     try:
         text = b"".join((folder / f"{name}.py").read_bytes() for name in names)
     except OSError:  # the package lies in an archive
@@ -348,23 +362,36 @@ def _digest() -> int:
     return int.from_bytes(sha256(text).digest()[:7], "big")
 
 
-def _compiled(digest: int) -> Any:
-    """Compile once, and keep the code on disk where a folder can be written."""
+def compiled(make: Any, signature: Any) -> Any:
+    """Compile once, and keep the code on disk where a folder can be written.
 
+    Parameters
+    ----------
+    make : callable
+        Takes a number that stands for the sources, and gives a function that closes
+        over it: a closure's variables are part of the cache's key.
+    signature : numba signature
+        The only one.
+    """
+    compiler: Any = njit
+    options = {"nogil": True, "error_model": "numpy"}
+    function = make(_digest())
+    try:
+        return compiler([signature], cache=True, **options)(function)
+    except Exception:  # no folder for the cache, or what is in it is damaged
+        return compiler([signature], **options)(function)
+
+
+def _make_run(digest: int) -> Any:
     def run(  # type: ignore[no-untyped-def]
         X, out, program, floats, table, columns, scratch, first, last, proba, staged
     ):
-        digest  # noqa: B018, a closure's variables are part of the cache's key
+        digest  # noqa: B018, see compiled
         return _predict(
             X, out, program, floats, table, columns, scratch, first, last, proba, staged
         )
 
-    compiler: Any = njit
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return compiler([_signature], cache=True, **options)(run)
-    except Exception:  # no folder for the cache, or what is in it is damaged
-        return compiler([_signature], **options)(run)
+    return run
 
 
-run = _compiled(_digest())
+run = compiled(_make_run, _signature)

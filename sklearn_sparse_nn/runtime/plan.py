@@ -13,7 +13,7 @@ from sklearn_sparse_nn.runtime import layout as at
 from sklearn_sparse_nn.runtime.graph import Graph
 from sklearn_sparse_nn.runtime.layout import GROUP, LANES
 
-__all__ = ["SLICE_COLUMNS", "Choice", "Plan", "choose"]
+__all__ = ["SLICE_COLUMNS", "Choice", "Plan", "choose", "cycles"]
 
 # A tile of 64 rows: one weight is four loads of activations and one of its own.
 _ROW, _PER_COLUMN = 12.0, 5.2
@@ -94,6 +94,26 @@ def choose(graph: Graph) -> Plan:
     ):
         limit += 1
     return Plan(choices, limit)
+
+
+def cycles(graph: Graph, plan: Plan, n: int) -> float:
+    """Count the cycles of `n` rows, up to a tile, through the layers.
+
+    Parameters
+    ----------
+    graph : Graph
+        The net.
+    plan : Plan
+        How it is run.
+    n : int
+        1 to 64.
+    """
+    pairs = zip((op.weight for op in graph.layers), plan.choices, strict=True)
+    if n > at.WIDE // 2:
+        return float(sum(w.nnz * _PER_COLUMN + w.shape[0] * _ROW for w, _ in pairs))
+    if n <= plan.single_limit:
+        return n * sum(_cost(w, 1, choice) for w, choice in pairs)
+    return sum(_cost(w, n, choice) for w, choice in pairs)
 
 
 def _choice(weight: Any) -> Choice:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from sklearn_sparse_nn.runtime.packing import (
+    Slices,
     pack_dense,
     pack_slices,
     pack_tiles,
@@ -48,6 +51,13 @@ class Program:
     table: Any
     columns: Any
     scratch_size: int
+
+    @cached_property
+    def places(self) -> list[int]:
+        """Address and lengths of every array."""
+        lines = [self.lines.ctypes.data, *self.lines.shape]
+        arrays = (self.floats, self.table, self.columns)
+        return lines + [n for a in arrays for n in (a.ctypes.data, len(a))]
 
 
 class _Arena:
@@ -130,8 +140,8 @@ def aligned(n: int, dtype: Any) -> Any:
 class _Writer:
     """Writes the program of a plan."""
 
-    def __init__(self, graph: Graph, plan: Plan) -> None:
-        self.graph, self.plan = graph, plan
+    def __init__(self, graph: Graph, plan: Plan, n_parts: int) -> None:
+        self.graph, self.plan, self.n_parts = graph, plan, n_parts
         self.floats = _Pool(np.float32)
         self.table = _Pool(np.int32)
         self.columns = _Pool(np.uint16)
@@ -141,7 +151,11 @@ class _Writer:
     def program(self) -> Program:
         lines = [self.head()]
         for i, op in enumerate(self.graph.ops):
-            lines += self.lines(i, op)
+            before, new = len(lines), self.lines(i, op)
+            for line in new:
+                line[at.BEFORE] = before
+            new[-1][at.LAST] = 1
+            lines += new
         spare = (max(self.graph.widths) + at.SIDE) * at.WIDE // 2  # sums of few rows
         return Program(
             np.array(lines, dtype=np.int64),
@@ -181,6 +195,8 @@ class _Writer:
                 lines.append(line)
                 out += width
             return lines
+        if isinstance(op, Linear):
+            return self.linear(i, op)
         line = self.line(i, op, inputs_of(op)[0])
         if isinstance(op, Add):
             line[at.IN2] = self.places[op.inputs[1]]
@@ -188,8 +204,6 @@ class _Writer:
             line[at.A], line[at.B] = map(self.floats.add, (op.scale, op.shift))
         elif isinstance(op, LayerNorm):
             line[at.A], line[at.B] = map(self.floats.add, (op.weight, op.bias))
-        elif isinstance(op, Linear):
-            self.linear(line, op)
         return [line]
 
     def line(self, i: int, op: Op, v: int) -> list[int]:
@@ -205,27 +219,43 @@ class _Writer:
         line[at.PARAMS] = self.floats.add([*params, eps])
         return line
 
-    def linear(self, line: list[int], op: Linear) -> None:
+    def linear(self, i: int, op: Linear) -> list[list[int]]:
         choice = self.plan.choices[self.layer]
         self.layer += 1
-        relu = op.activation.name == "relu"
-        tiles = pack_tiles(op.weight, choice.panel, choice.grouped, relu=relu)
-        line[at.A] = self.floats.add(op.bias + np.float32(0))  # no -0, as in slices
-        line[at.N_ENTRIES] = len(tiles.entries)
-        line[at.ENTRIES_AT] = self.table.add(tiles.entries)
-        line[at.TILE_WEIGHTS] = self.floats.add(tiles.weights)
-        line[at.TILE_COLUMNS] = self.columns.add(tiles.columns)
-        limit = choice.dense_limit  # for tiles up to half as wide as the widest
-        line[at.DENSE_LIMIT] = limit
-        if limit:
-            weights, bias = pack_dense(op.weight, op.bias)
-            line[at.DENSE_WEIGHTS] = self.floats.add(weights)
-            line[at.DENSE_BIAS] = self.floats.add(bias)
-        if limit < at.WIDE // 2 and op.weight.shape[1] <= SLICE_COLUMNS:
-            self.slices(line, op)
+        lines = []
+        cuts = self.cuts(len(op.bias))
+        for start, stop in cuts:
+            line = self.line(i, op, op.input)
+            line[at.OUT], line[at.N_OUT] = line[at.OUT] + start, stop - start
+            weight = op.weight[start:stop] if len(cuts) > 1 else op.weight
+            bias = op.bias[start:stop]
+            grouped = choice.grouped[start // at.GROUP : stop // at.GROUP]
+            relu = op.activation.name == "relu"
+            tiles = pack_tiles(weight, choice.panel, grouped, relu=relu)
+            line[at.A] = self.floats.add(bias + np.float32(0))  # no -0, as in slices
+            line[at.N_ENTRIES] = len(tiles.entries)
+            line[at.ENTRIES_AT] = self.table.add(tiles.entries)
+            line[at.TILE_WEIGHTS] = self.floats.add(tiles.weights)
+            line[at.TILE_COLUMNS] = self.columns.add(tiles.columns)
+            limit = choice.dense_limit  # for tiles up to half as wide as the widest
+            line[at.DENSE_LIMIT] = limit
+            if limit:
+                dense, padded = pack_dense(weight, bias)
+                line[at.DENSE_WEIGHTS] = self.floats.add(dense)
+                line[at.DENSE_BIAS] = self.floats.add(padded)
+            if limit < at.WIDE // 2 and weight.shape[1] <= SLICE_COLUMNS:
+                self.slices(line, pack_slices(weight, bias))
+            lines.append(line)
+        return lines
 
-    def slices(self, line: list[int], op: Linear) -> None:
-        slices = pack_slices(op.weight, op.bias)
+    def cuts(self, n_out: int) -> list[tuple[int, int]]:
+        """Cut a layer's outputs into parts; whole sixty-fours, but for the last."""
+        sides = -(-n_out // at.SIDE)
+        n_parts = max(1, min(self.n_parts, sides))
+        ends = [min(n_out, sides * k // n_parts * at.SIDE) for k in range(n_parts + 1)]
+        return list(pairwise(ends))
+
+    def slices(self, line: list[int], slices: Slices) -> None:
         line[at.N_SLICES] = len(slices.counts)
         line[at.SLICES_AT] = self.table.add(slices.counts)
         line[at.SLICE_WEIGHTS] = self.floats.add(slices.weights)
@@ -247,7 +277,7 @@ def _kind(op: Op) -> int:
     return kinds[op.kind]
 
 
-def make_program(graph: Graph, plan: Plan) -> Program:
+def make_program(graph: Graph, plan: Plan, n_parts: int = 1) -> Program:
     """Write what the kernels read.
 
     Parameters
@@ -256,9 +286,12 @@ def make_program(graph: Graph, plan: Plan) -> Program:
         The net.
     plan : Plan
         How to run it.
+    n_parts : int, default=1
+        Into how many lines a layer is cut by its outputs, if it has as many
+        sixty-fours, so that threads can share the layers of one tile.
 
     Returns
     -------
     program : Program
     """
-    return _Writer(graph, plan).program()
+    return _Writer(graph, plan, n_parts).program()

@@ -24,6 +24,7 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from sklearn_sparse_nn.runtime.inputs import apply_narrow
+from sklearn_sparse_nn.runtime.sharing import Sharing
 
 BATCHES = (0, 1, 2, 3, 5, 8, 9, 16, 17, 33, 47, 48, 49, 63, 64, 65, 130)
 #: Half the distance of one and the next float32; what results below it lose.
@@ -271,6 +272,13 @@ def run(graph, X, plan=None, *, proba=False, n_threads=1):
     out = np.full((len(X), graph.n_outputs), np.nan, dtype=np.float32)
     engine.run(X, out, proba=proba, staged=False, n_threads=n_threads)
     return out
+
+
+def share_always(rows_at_once=64):
+    """Let threads share every prediction, though it may not be worth it."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Sharing, "_choose", lambda *args: rows_at_once)
+    return patch
 
 
 def staged(graph, X):

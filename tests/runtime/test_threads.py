@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sklearn_sparse_nn.runtime import SparseModel, engine
+from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.graph import (
     Activation,
     Graph,
@@ -22,10 +22,29 @@ from sklearn_sparse_nn.runtime.graph import (
     Linear,
     Softmax,
 )
-from tests.runtime.graphs import kernels_only, make_weight, rows_for
+from sklearn_sparse_nn.runtime.sharing import LINES
+from tests.runtime.graphs import (
+    kernels_only,
+    make_weight,
+    rows_for,
+    share_always,
+)
 
 ROOT = Path(__file__).parents[2]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+
+@pytest.fixture(autouse=True, params=[64, 32, LINES], ids=["tiles", "halves", "lines"])
+def shared(request):
+    """Let threads share every prediction in one way, in other processes as well."""
+    patch = share_always(request.param)
+    patch.setenv("TEST_ROWS_AT_ONCE", str(request.param))
+    yield request.param
+    patch.undo()
+
+
+if "TEST_ROWS_AT_ONCE" in os.environ and __name__ != "__main__":
+    share_always(int(os.environ["TEST_ROWS_AT_ONCE"]))
 
 
 def make_model(widths=(30, 64, 48, 5), n_threads=1, density=0.2):
@@ -263,36 +282,6 @@ print(resident() - before)
 """
     )
     assert int(grown) < 4 * 2**20
-
-
-@kernels_only
-@pytest.mark.parametrize(
-    ("limit", "n_used"), [("1", 1), ("2", 2), ("8", 4), ("", 4), ("0", 4), ("x", 4)]
-)
-def test_numba_num_threads_limits_own_threads(monkeypatch, limit, n_used):
-    names = set()
-    monkeypatch.setenv("NUMBA_NUM_THREADS", limit)
-    kernel_engine = engine.KernelEngine(make_model().graph)
-    X = rows_for(kernel_engine.graph, 64 * 40)
-    out = np.empty((len(X), 5), dtype=np.float32)
-    sizes = []
-
-    def parts(run_rows, n_rows, n_threads):
-        def watched(first, last):
-            names.add(threading.current_thread().name)
-            sizes.append((first, last))
-            return run_rows(first, last)
-
-        return real(watched, n_rows, n_threads)
-
-    real = engine._run_parts
-    monkeypatch.setattr(engine, "_run_parts", parts)
-    kernel_engine.run(X, out, proba=False, staged=False, n_threads=4)
-    assert len(names) <= n_used
-    assert len(sizes) == (1 if n_used == 1 else 4 * n_used)  # whoever is free takes one
-    sizes.sort()
-    assert [first for first, _ in sizes] == [0, *(last for _, last in sizes[:-1])]
-    assert sizes[-1][1] == len(X)
 
 
 @kernels_only
