@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sklearn_sparse_nn.nets.batches import BatchIterator
     from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
     from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
+    from sklearn_sparse_nn.pruning.cv import PrunedClassifierCV, PrunedRegressorCV
+    from sklearn_sparse_nn.pruning.path import pruning_path
     from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 
 __version__ = "0.1.0.dev0"
@@ -19,21 +21,27 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "BatchIterator": "sklearn_sparse_nn.nets.batches",
     "PrunedClassifier": "sklearn_sparse_nn.pruning.classifier",
+    "PrunedClassifierCV": "sklearn_sparse_nn.pruning.cv",
     "PrunedRegressor": "sklearn_sparse_nn.pruning.regressor",
+    "PrunedRegressorCV": "sklearn_sparse_nn.pruning.cv",
     "TabularNetClassifier": "sklearn_sparse_nn.nets.tabular",
     "TabularNetRegressor": "sklearn_sparse_nn.nets.tabular",
     "export_module": "sklearn_sparse_nn.export",
     "export_pipeline": "sklearn_sparse_nn.export",
+    "pruning_path": "sklearn_sparse_nn.pruning.path",
 }
 
 __all__ = [
     "BatchIterator",
     "PrunedClassifier",
+    "PrunedClassifierCV",
     "PrunedRegressor",
+    "PrunedRegressorCV",
     "TabularNetClassifier",
     "TabularNetRegressor",
     "export_module",
     "export_pipeline",
+    "pruning_path",
 ]
 
 

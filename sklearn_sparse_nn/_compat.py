@@ -17,7 +17,29 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._set_output import _get_output_config
 
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # before scikit-learn 1.9
+
+    class _NoContext:
+        """Stands for a task that nobody hears of."""
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda **kwargs: False
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands for scikit-learn's, which this version does not have."""
+
+        def _init_callback_context(self, **kwargs: Any) -> Any:
+            return _NoContext()
+
+    def with_callbacks(method: Any) -> Any:
+        """Leave a method as it is."""
+        return method
+
+
 __all__ = [
+    "CallbackSupportMixin",
     "HasMethods",
     "Integral",
     "Interval",
@@ -27,6 +49,7 @@ __all__ = [
     "StrOptions",
     "check_parameters",
     "refuse_dataframe_output",
+    "with_callbacks",
 ]
 
 

@@ -1,6 +1,6 @@
 """What every scikit-learn estimator around a skorch net shares."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -17,8 +17,11 @@ __all__ = ["NetClassifierMixin", "NetEstimator", "NetRegressorMixin"]
 class NetEstimator(BaseEstimator):
     """Validation, transactional fit and tags for an estimator that owns a net.
 
-    A subclass gives ``_fit(X, y) -> dict of fitted attributes``.
+    A subclass gives ``_fit(X, y) -> dict of fitted attributes``, and may name what else
+    ``fit`` takes in `_fit_takes`.
     """
+
+    _fit_takes: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, X: Any, y: Any, **fit_params: Any) -> "NetEstimator":
         """Fit to training data.
@@ -37,7 +40,11 @@ class NetEstimator(BaseEstimator):
         self : object
             A failed or interrupted fit leaves an earlier one as it was.
         """
-        given = sorted(name for name, v in fit_params.items() if v is not None)
+        given = sorted(
+            name
+            for name, value in fit_params.items()
+            if value is not None and name not in self._fit_takes
+        )
         if given:
             names = ", ".join(given)
             raise TypeError(
@@ -49,7 +56,8 @@ class NetEstimator(BaseEstimator):
         before = self.__dict__.copy()
         try:
             X, y = self._validate(X, y)
-            fitted = self._fit(X, y)
+            taken = {name: fit_params.get(name) for name in self._fit_takes}
+            fitted = self._fit(X, y, **taken)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)

@@ -21,6 +21,8 @@ class Movement:
     ----------
     layers : mapping of name to PrunableLayer
         The layers to watch.
+    so_far : mapping of name to Tensor of shape (out, in, ...), optional
+        Sums of an earlier part of the same training, which these go on from.
 
     Attributes
     ----------
@@ -28,10 +30,14 @@ class Movement:
         The sums so far.
     """
 
-    def __init__(self, layers: Mapping[str, PrunableLayer]) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, PrunableLayer],
+        so_far: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._layers = layers
         self._hooks: list[Any] = []
-        self.total: dict[str, Tensor] = {
+        self.total: dict[str, Tensor] = dict(so_far or {}) or {
             name: torch.zeros_like(layer.turned(layer.weight.detach()))
             for name, layer in layers.items()
         }

@@ -1,56 +1,81 @@
-"""The one engine: dense phase, pruning events, fine-tuning, in one training run."""
+"""The one engine: pruning events and fine-tuning, in the dense phase's own run."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from fractions import Fraction
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import torch
-from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_sparse_nn.nets.distillation import Distill
 from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.pruning._dense_phase import DensePhase, epoch_row
 from sklearn_sparse_nn.pruning._plan import Event, Plan
+from sklearn_sparse_nn.pruning._progress import PHASES, Progress
 from sklearn_sparse_nn.pruning._request import Request
 from sklearn_sparse_nn.pruning._rewind import Beginning
 from sklearn_sparse_nn.pruning._surgery import Surgery
 
-__all__ = ["prune"]
+__all__ = ["check_steps", "prune"]
 
 Masks = Mapping[str, Tensor]
 
 
+def check_steps(run: TrainingRun, request: Request) -> None:
+    """Refuse more events than training steps, before any training.
+
+    Parameters
+    ----------
+    run : TrainingRun
+        Of the net.
+    request : Request
+        Its plan is checked.
+
+    Raises
+    ------
+    ValueError
+        Two events fall on one step, or the number of steps is not known.
+    """
+    plan = request.plan
+    if not (plan.inside_epochs or request.penalty):
+        return
+    n_steps = plan.prune_epochs * run.n_batches
+    ats = [int(event.at * run.n_batches) for event in plan.events]
+    if plan.inside_epochs and len(set(ats)) < len(ats):
+        raise ValueError(
+            f"{len(ats)} pruning events do not fit in {n_steps} training steps "
+            f"(prune_epochs={plan.prune_epochs}, {run.n_batches} batches each). Lower "
+            "n_steps, or train for more pruning epochs."
+        )
+
+
 def prune(
-    net: NeuralNet,
-    X: Any,
-    y: Any,
+    phase: DensePhase,
     *,
     request: Request,
     masks: Masks,
     generator: torch.Generator,
-    report: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress,
 ) -> tuple[Masks, list[dict[str, Any]]]:
-    """Train, prune and fine-tune a net in place.
+    """Prune and fine-tune a net in place, after its dense phase.
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-        Initialized. Without masks left to hold, it is trained as by its own ``fit``.
-    X, y : arrays
-        As `net` takes them.
+    phase : DensePhase
+        The net, and the run that goes on. Without masks left to hold, it is trained as
+        by its own ``fit``.
     request : Request
         What is pruned, how, how much and when.
     masks : mapping of name to bool Tensor of shape (out, in, ...)
         What lives at the beginning.
     generator : torch.Generator
         Where all that is random in pruning comes from.
-    report : callable, optional
-        Called with every row of the history.
+    progress : Progress
+        Told of every epoch.
 
     Returns
     -------
@@ -59,76 +84,60 @@ def prune(
     history : list of dict
         A row for every epoch: phase, epoch, sparsity, and what the net recorded.
     """
-    with MaskHolder(net, request.layers, masks) as holder:
-        run = TrainingRun(net, X, y)
-        with Surgery(net, run, holder, request, generator) as surgery:
-            engine = _Engine(net, run, holder, surgery, request, report)
-            engine.run()
+    with (
+        MaskHolder(phase.net, request.layers, masks) as holder,
+        Surgery(phase, holder, request, generator) as surgery,
+    ):
+        engine = _Engine(phase, holder, surgery, request, progress)
+        engine.run()
     return holder.masks, engine.history
 
 
 class _Engine:
     def __init__(
         self,
-        net: NeuralNet,
-        run: TrainingRun,
+        phase: DensePhase,
         holder: MaskHolder,
         surgery: Surgery,
         request: Request,
-        report: Callable[[dict[str, Any]], None] | None,
+        progress: Progress,
     ) -> None:
-        self.net = net
-        self.training = run
+        self.net = phase.net
+        self.training = phase.run
+        self.go_on = phase.go_on
+        self.history = phase.history
+        self.beginning = phase.beginning
         self.holder = holder
         self.surgery = surgery
         self.request = request
         self.plan: Plan = request.plan
-        self.report = report
-        self.history: list[dict[str, Any]] = []
-        self.beginning: Beginning | None = None
+        self.progress = progress
         self.left = list(self.plan.events)
 
     def run(self) -> None:
-        if self.plan.inside_epochs or self.request.penalty:
-            self._check_steps()
         if self.plan.events:
-            self._dense_phase()
+            self._end_dense_phase()
             with self._soft_targets():
-                self._pruning_phase()
+                with self.progress.phase("prune", self.plan.prune_epochs, self.net):
+                    self._pruning_phase()
                 self._rewind()
-                self._fine_tuning()
+                with self.progress.phase(
+                    "finetune", self.plan.finetune_epochs, self.net
+                ):
+                    self._fine_tuning()
         else:
-            self._train("dense", self.plan.n_epochs)
+            for name in PHASES[1:]:
+                n_epochs = getattr(self.plan, f"{name}_epochs") if self.go_on else 0
+                with self.progress.phase(name, n_epochs, self.net):
+                    self.go_on = self._train("dense", n_epochs) and self.go_on
         self._finish()
 
-    def _check_steps(self) -> None:
-        """Refuse more events than training steps, before any training."""
-        n_steps = self.plan.prune_epochs * self.training.n_batches
-        ats = [int(event.at * self.training.n_batches) for event in self.left]
-        if self.plan.inside_epochs and len(set(ats)) < len(ats):
-            raise ValueError(
-                f"{len(ats)} pruning events do not fit in {n_steps} training steps "
-                f"(prune_epochs={self.plan.prune_epochs}, {self.training.n_batches} "
-                "batches each). Lower n_steps, or train for more pruning epochs."
-            )
-
-    def _dense_phase(self) -> None:
-        for epoch in range(self.plan.dense_epochs):
-            self._remember(epoch)
-            if not self._epoch("dense"):
-                break
-        self._remember(None)
+    def _end_dense_phase(self) -> None:
+        if self.request.rewind is not None and self.beginning is None:
+            self.beginning = Beginning(self.net)
         if self.plan.dense_epochs:
             self.training.restore_best()
             self.holder.apply()
-
-    def _remember(self, epoch: int | None) -> None:
-        """Keep the epoch that is rewound to; None for the end of the dense phase."""
-        rewind = self.request.rewind
-        if rewind is None or self.beginning is not None:
-            return
-        if epoch is None or epoch == rewind.epoch:
-            self.beginning = Beginning(self.net)
 
     def _soft_targets(self) -> Any:
         soft = self.request.distill
@@ -183,30 +192,16 @@ class _Engine:
         if self.plan.events:
             self.holder.bury()
 
-    def _train(self, phase: str, n_epochs: int) -> None:
-        for _ in range(n_epochs):
-            if not self._epoch(phase):
-                break
+    def _train(self, phase: str, n_epochs: int) -> bool:
+        return all(self._epoch(phase) for _ in range(n_epochs))
 
     def _epoch(
         self, phase: str, before_batch: Callable[[Fraction], None] | None = None
     ) -> bool:
         self.holder.apply()  # a callback may have loaded other weights
+        self.progress.begin_epoch()
         go_on = self.training.epoch(phase, before_batch)
-        row = {
-            "phase": phase,
-            "epoch": len(self.history) + 1,
-            "sparsity": self.holder.sparsity(),
-        }
-        recorded = self.net.history[-1].items()
-        row |= {key: value for key, value in recorded if _is_record(key, value)}
+        number = len(self.history) + 1
+        row = epoch_row(self.net, phase, number, self.holder.sparsity())
         self.history.append(row)
-        if self.report:
-            self.report(row)
-        return go_on
-
-
-def _is_record(key: str, value: Any) -> bool:
-    """Tell scores and losses of an epoch from skorch's bookkeeping."""
-    bookkeeping = key == "epoch" or key.endswith("_batch_count")
-    return not bookkeeping and isinstance(value, Real) and not isinstance(value, bool)
+        return self.progress.end_epoch(row, self.net) and go_on

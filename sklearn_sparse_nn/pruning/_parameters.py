@@ -125,7 +125,13 @@ PARAMETERS = """\
         Training rows, drawn anew at each event, over which the statistics of an
         importance are gathered; None for all.
     memory : str, joblib.Memory or None, default=None
-        Accepted, and not used yet: every fit trains its own dense phase.
+        Where the dense phase is stored, to be trained once and shared by all fits,
+        in this process or others, that differ in what comes after it only, as the
+        candidates of a search do. The fit is the same, bit for bit. Its key is the
+        net's parameters (with the source code of your own classes), the rows, the
+        seed, `dense_epochs`, and versions; what your classes call is not looked at.
+        Without any seed, the stored net is as good as another. A store is a pickle:
+        use none that others can write to.
     random_state : int, RandomState instance or None, default=None
         Seeds the pruning, and the net where it has no random state of its own.
         Global random state is left as found.

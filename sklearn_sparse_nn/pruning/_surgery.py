@@ -6,7 +6,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_sparse_nn.nets.holding import MaskHolder
@@ -14,7 +13,7 @@ from sklearn_sparse_nn.nets.movement import Movement
 from sklearn_sparse_nn.nets.penalizing import L0Penalty, L1Penalty, Penalty
 from sklearn_sparse_nn.nets.sampling import sample_rows
 from sklearn_sparse_nn.nets.statistics import GATHERED, gather
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.pruning._dense_phase import DensePhase
 from sklearn_sparse_nn.pruning._plan import Event
 from sklearn_sparse_nn.pruning._request import Request
 
@@ -30,10 +29,9 @@ class Surgery:
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-        Initialized.
-    run : TrainingRun
-        Whose training rows statistics are gathered over.
+    phase : DensePhase
+        The net, the run whose training rows statistics are gathered over, and what was
+        watched so far.
     holder : MaskHolder
         Holds the masks from an event on.
     request : Request
@@ -44,14 +42,13 @@ class Surgery:
 
     def __init__(
         self,
-        net: NeuralNet,
-        run: TrainingRun,
+        phase: DensePhase,
         holder: MaskHolder,
         request: Request,
         generator: torch.Generator,
     ) -> None:
-        self._net = net
-        self._run = run
+        self._net = phase.net
+        self._run = phase.run
         self._holder = holder
         self._request = request
         self._generator = generator
@@ -62,16 +59,12 @@ class Surgery:
         # What lives in each layer since the share last changed: swaps keep to it.
         self._share = 0.0
         self._n_alive: dict[str, int] = {}
-        self._initial: dict[str, Tensor] = {}
-        if "initial" in request.needs:
-            self._initial = {
-                name: layer.turned(layer.weight.detach().clone())
-                for name, layer in request.layers.items()
-            }
+        self._initial = phase.initial
+        self._so_far = phase.movement
 
     def __enter__(self) -> "Surgery":
         if "movement" in self._request.needs:
-            movement = Movement(self._request.layers)
+            movement = Movement(self._request.layers, self._so_far)
             self._movement = self._open.enter_context(movement)
         return self
 

@@ -1,0 +1,388 @@
+"""The pruners that choose their sparsity by cross-validation along one path."""
+
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import MetaEstimatorMixin, clone, is_classifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import check_cv
+from sklearn.utils import Bunch
+from skorch import NeuralNet
+
+from sklearn_sparse_nn._compat import (
+    Integral,
+    Interval,
+    Real,
+    StrOptions,
+    with_callbacks,
+)
+from sklearn_sparse_nn.nets.estimator import NetClassifierMixin, NetRegressorMixin
+from sklearn_sparse_nn.nets.seeding import as_seed
+from sklearn_sparse_nn.nets.tabular import (
+    TabularNet,
+    TabularNetClassifier,
+    TabularNetRegressor,
+)
+from sklearn_sparse_nn.pruning._base import BasePruner
+from sklearn_sparse_nn.pruning._dense import is_own_net
+from sklearn_sparse_nn.pruning._fitted import PrunedNet
+from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES
+from sklearn_sparse_nn.pruning._selection import (
+    SELECTIONS,
+    choose_level,
+    cv_results,
+    means_of,
+)
+from sklearn_sparse_nn.pruning.path import as_pruner, check_levels, scores_of, walk
+
+__all__ = ["PrunedClassifierCV", "PrunedRegressorCV"]
+
+Fold = tuple[dict[str, Any], list[dict[str, Any]]]
+
+_PARAMETERS = """\
+    Parameters
+    ----------
+    estimator : pruner, TabularNet, skorch net or None, default=None
+        How to prune; its `sparsity` is not used. A net, frozen or not, stands for the
+        pruner around it as it comes. Never changed.
+    sparsities : sequence of float or of int, or None, default=None
+        The levels to choose from: fractions of zeros, or non-zeros to keep. None for
+        ten whose densities are spaced evenly on a log scale, from 50 % to 0.5 %.
+    select : {"best", "one_se", "tolerance"} or callable, default="best"
+        Which level is taken. ``"best"``: the highest mean score, of equal ones the
+        sparsest. ``"one_se"``: the sparsest within one standard error of the best.
+        ``"tolerance"``: the sparsest that is not surely worse than the dense net by
+        more than `tolerance`; see Notes. Or a function of ``cv_results_`` that gives
+        an index.
+    tolerance : float, default=0.01
+        Only with ``select="tolerance"``: what may be lost, as a fraction of the dense
+        net's score.
+    scoring : str, callable, list, tuple, dict or None, default=None
+        As scikit-learn takes it, for one score or several; None for the pruner's own.
+    select_by : str or None, default=None
+        The score that decides, where there are several.
+    cv : int, cross-validation generator, iterable or None, default=None
+        As scikit-learn takes it; None for five folds, stratified for a classifier.
+    n_jobs : int or None, default=None
+        Folds that run at once, by joblib.
+    random_state : int, RandomState instance or None, default=None
+        For a pruner that has none of its own.
+    verbose : int, default=0
+        1 prints a line for every fold and level.
+"""
+
+_ATTRIBUTES = f"""\
+    best_params_ : dict
+        ``{{"sparsity": the chosen level}}``.
+    best_index_ : int
+        Its place in ``cv_results_``.
+    best_score_ : float
+        Its mean score over the folds.
+    cv_results_ : dict of ndarrays
+        A row for every level, in the form of GridSearchCV's: ``params``,
+        ``param_sparsity``, ``mean_test_score`` and so on. ``mean_fit_time`` is of a
+        level alone, without those before it.
+    dense_score_ : float, or dict of float for several scores
+        Mean score of the dense nets over the same folds.
+    path_ : Bunch
+        What the path on all rows went through: ``sparsities``, ``sparsity`` and
+        ``n_nonzero`` of every level up to the chosen one.
+    scorer_ : callable
+        What scored.
+    n_splits_ : int
+        Number of folds.
+{ATTRIBUTES}"""
+
+_NOTES = """\
+    Notes
+    -----
+    In each fold the dense net is trained once and then pruned to one level after the
+    other, as by `pruning_path`; then the same on all rows, up to the chosen level.
+
+    ``"tolerance"`` compares every level with the dense net fold by fold. Let d be the
+    mean of score - dense score, and e its standard error over the folds. The sparsest
+    level with ``d - e >= -tolerance * abs(dense_score_)`` is taken, so that the promise
+    is kept on other rows, too, and not by luck on these; if there is none, the best.
+
+    References
+    ----------
+    Breiman, Friedman, Olshen and Stone 1984, "Classification and Regression Trees",
+    section 3.4.3 (the rule of one standard error).
+"""
+
+
+class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
+    """What the two share; not for use by itself."""
+
+    _default_estimator: ClassVar[type[TabularNet]]
+    _fit_takes = ("groups",)
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "estimator": [BasePruner, TabularNet, NeuralNet, FrozenEstimator, None],
+        "sparsities": ["array-like", None],
+        "select": [StrOptions(set(SELECTIONS)), callable],
+        "tolerance": [Interval(Real, 0, None, closed="left")],
+        "scoring": [str, callable, list, tuple, dict, None],
+        "select_by": [str, None],
+        "cv": ["cv_object"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        *,
+        sparsities: Any = None,
+        select: Any = "best",
+        tolerance: float = 0.01,
+        scoring: Any = None,
+        select_by: str | None = None,
+        cv: Any = None,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.estimator = estimator
+        self.sparsities = sparsities
+        self.select = select
+        self.tolerance = tolerance
+        self.scoring = scoring
+        self.select_by = select_by
+        self.cv = cv
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any, *, groups: Any = None, **fit_params: Any) -> Any:
+        """Choose the sparsity by cross-validation, and prune a net on all rows to it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+            Numbers, converted to float32.
+        y : array-like of shape (n_samples,)
+            Labels of any type for a classifier, numbers for a regressor.
+        groups : array-like of shape (n_samples,) or None, default=None
+            For a splitter that keeps groups together.
+        **fit_params
+            None are supported; `sample_weight` is refused rather than ignored.
+
+        Returns
+        -------
+        self : object
+            A failed or interrupted fit leaves an earlier one as it was.
+        """
+        context = self._init_callback_context(max_subtasks=2)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        super().fit(X, y, groups=groups, **fit_params)
+        context.call_on_fit_task_end(
+            estimator=self, X=X, y=y, reconstruction_attributes=dict
+        )
+        return self
+
+    def _fit(self, X: Any, y: np.ndarray, groups: Any = None) -> dict[str, Any]:
+        pruner = self._pruner()
+        levels = check_levels(self.sparsities)
+        scorer = check_scoring(pruner, scoring=self.scoring)
+        cv = check_cv(self.cv, y, classifier=is_classifier(self))
+        splits = list(cv.split(X, y, groups))
+        folds = self._folds(pruner, X, y, splits, levels, scorer)
+        results = cv_results(levels, [fold for _, fold in folds])
+        dense = means_of([fold for fold, _ in folds])
+        name = self._deciding(dense)
+        best = choose_level(
+            results,
+            [fold["scores"][name] for fold, _ in folds],
+            name,
+            select=self.select,
+            tolerance=self.tolerance,
+        )
+        fitted, path = self._refit(pruner, X, y, levels[: best + 1])
+        return {
+            **fitted,
+            "cv_results_": results,
+            "dense_score_": dense if len(dense) > 1 else dense[name],
+            "best_index_": best,
+            "best_score_": float(results[f"mean_test_{name}"][best]),
+            "best_params_": results["params"][best],
+            "path_": path,
+            "scorer_": scorer,
+            "n_splits_": len(splits),
+        }
+
+    def _pruner(self) -> Any:
+        """Make the pruner of a path, with a seed."""
+        estimator = self.estimator
+        if estimator is None:
+            estimator = self._default_estimator()
+        pruner = as_pruner(estimator)
+        if is_classifier(pruner) != is_classifier(self):
+            raise TypeError(
+                f"{type(self).__name__} was given a {type(pruner).__name__}; use the "
+                "other of the two, or another estimator."
+            )
+        if pruner.random_state is None:
+            pruner.set_params(random_state=as_seed(self.random_state))
+        return pruner
+
+    def _folds(
+        self, pruner: Any, X: Any, y: Any, splits: Any, levels: Any, scorer: Any
+    ) -> list[Fold]:
+        """Go down the path in every fold."""
+        context = getattr(self, "_callback_fit_ctx", None)
+        if context is not None:
+            context = context.subcontext(
+                task_name="folds", max_subtasks=len(splits), sequential_subtasks=False
+            )
+            context.call_on_fit_task_begin(estimator=self)
+        tasks = [
+            context and context.subcontext("fold", k, max_subtasks=len(levels) + 1)
+            for k in range(len(splits))
+        ]
+        caller = clone(self) if self.n_jobs not in (None, 1) else self
+        folds: list[Fold] = Parallel(n_jobs=self.n_jobs)(
+            delayed(_scored_path)(
+                clone(pruner), X, y, split, levels, scorer,
+                number=k, task=task, caller=caller, verbose=self.verbose,
+            )
+            for k, (split, task) in enumerate(zip(splits, tasks, strict=True))
+        )  # fmt: skip
+        if context is not None:
+            context.call_on_fit_task_end(estimator=self)
+        return folds
+
+    def _deciding(self, scores: dict[str, float]) -> str:
+        """Name the score that decides."""
+        if self.select_by is None and len(scores) == 1:
+            return next(iter(scores))
+        if self.select_by not in scores:
+            raise ValueError(
+                f"select_by={self.select_by!r}, but there are several scores, and it "
+                f"must name the one that decides: {', '.join(map(repr, scores))}."
+                if len(scores) > 1
+                else f"select_by={self.select_by!r} is no score; there is "
+                f"{next(iter(scores))!r} only, which decides."
+            )
+        return self.select_by
+
+    def _refit(
+        self, pruner: Any, X: Any, y: Any, levels: list[Any]
+    ) -> tuple[dict[str, Any], Bunch]:
+        """Go down the path on all rows; give what its last level was fitted with."""
+        task = getattr(self, "_callback_fit_ctx", None)
+        if task is not None:
+            task = task.subcontext(task_name="refit", max_subtasks=len(levels) + 1)
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        reached, alive = [], []
+        for _, model, _ in walk(pruner, X, y, levels, context=task, caller=self):
+            reached.append(model.sparsity_)
+            alive.append(model.n_nonzero_)
+        if task is not None:
+            task.call_on_fit_task_end(estimator=self, X=X, y=y)
+        path = Bunch(
+            sparsities=levels,
+            sparsity=np.array(reached[1:]),
+            n_nonzero=np.array(alive[1:]),
+        )
+        # All but its parameters, and what it was told of X, which has no names here.
+        left = {*model.get_params(deep=False), "n_features_in_"}
+        return {k: v for k, v in vars(model).items() if k not in left}, path
+
+    def _has_own_net(self) -> bool:
+        inner = self.estimator
+        return is_own_net(inner.estimator if isinstance(inner, BasePruner) else inner)
+
+
+def _scored_path(
+    pruner: Any,
+    X: Any,
+    y: Any,
+    split: Any,
+    levels: list[Any],
+    scorer: Any,
+    *,
+    number: int,
+    task: Any,
+    caller: Any,
+    verbose: int,
+) -> Fold:
+    """Score the dense net and every level on the rows that they have not seen."""
+    train, test = split
+    rows = []
+    if task is not None:
+        task.call_on_fit_task_begin(estimator=caller)
+    for level, model, seconds in walk(
+        pruner, X[train], y[train], levels, context=task, caller=caller
+    ):
+        begin = perf_counter()
+        scores = scores_of(scorer, model, X[test], y[test])
+        rows.append({"scores": scores, "fit": seconds, "score": perf_counter() - begin})
+        if verbose:
+            text = "  ".join(f"{name} {score:.4g}" for name, score in scores.items())
+            print(f"fold {number}  sparsity {level}  {text}  {seconds:.1f} s")
+    if task is not None:
+        task.call_on_fit_task_end(estimator=caller)
+    return rows[0], rows[1:]
+
+
+class PrunedClassifierCV(NetClassifierMixin, BasePrunedCV):
+    __doc__ = f"""A `PrunedClassifier` that chooses its sparsity by cross-validation.
+
+{_PARAMETERS}
+    Attributes
+    ----------
+    net_ : skorch net
+        The trained net, without its optimizer. Its pruned weights are exactly zero.
+    classes_ : ndarray of shape (n_classes,)
+        The class labels.
+{_ATTRIBUTES}
+    See Also
+    --------
+    pruning_path : The path itself.
+
+{_NOTES}
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_sparse_nn import PrunedClassifierCV, TabularNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = TabularNetClassifier((16,), lr=0.01, max_epochs=10)
+    >>> search = PrunedClassifierCV(net, sparsities=[0.5, 0.9], cv=2, random_state=0)
+    >>> search.fit(X, y).cv_results_["mean_test_score"].shape
+    (2,)
+    """
+
+    _default_estimator = TabularNetClassifier
+
+
+class PrunedRegressorCV(NetRegressorMixin, BasePrunedCV):
+    __doc__ = f"""A `PrunedRegressor` that chooses its sparsity by cross-validation.
+
+{_PARAMETERS}
+    Attributes
+    ----------
+    net_ : skorch net
+        The trained net, without its optimizer. Its pruned weights are exactly zero.
+{_ATTRIBUTES}
+    See Also
+    --------
+    pruning_path : The path itself.
+
+{_NOTES}
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_sparse_nn import PrunedRegressorCV, TabularNetRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> net = TabularNetRegressor((16,), lr=0.01, max_epochs=10)
+    >>> search = PrunedRegressorCV(net, sparsities=[0.5, 0.9], cv=2, random_state=0)
+    >>> search.fit(X, y).cv_results_["mean_test_score"].shape
+    (2,)
+    """
+
+    _default_estimator = TabularNetRegressor

@@ -1,0 +1,321 @@
+"""The path from dense to sparse: one dense training, then level after level."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from numbers import Integral, Real
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone, is_regressor
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import check_scoring
+from sklearn.utils import Bunch
+from skorch import NeuralNet
+
+from sklearn_sparse_nn._compat import InvalidParameterError
+from sklearn_sparse_nn.nets.tabular import TabularNet
+from sklearn_sparse_nn.pruning._base import BasePruner
+from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
+from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
+
+__all__ = ["as_pruner", "check_levels", "pruning_path", "scores_of", "walk"]
+
+_N_LEVELS, _DENSEST, _SPARSEST = 10, 0.5, 0.005  # fractions of the weights that live
+
+
+def pruning_path(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    sparsities: Sequence[float] | None = None,
+    X_val: Any = None,
+    y_val: Any = None,
+    scoring: Any = None,
+    on_level: Callable[[float, Any, Any], Any] | None = None,
+) -> Bunch:
+    """Prune a net to one sparsity after the other, each from the one before.
+
+    The dense net is trained once. Every level starts from the net of the level before,
+    and is pruned and fine-tuned as the pruner says, for its `prune_epochs` and
+    `finetune_epochs`: what was zero stays zero, unless the pruner regrows.
+
+    Parameters
+    ----------
+    estimator : PrunedClassifier, PrunedRegressor, TabularNet, skorch net or None
+        How to prune; its `sparsity` is not used. A net stands for the pruner of its
+        kind as it comes, None for ``PrunedClassifier()``. Clones are fitted, nothing
+        of it changes.
+    X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+        Rows to train on.
+    y : array-like of shape (n_samples,)
+        Their labels or values.
+    sparsities : sequence of float or of int, or None, default=None
+        The levels: fractions of zeros in [0, 1), or non-zeros that are kept; taken from
+        the densest to the sparsest. None for ten whose densities are spaced evenly on a
+        log scale, from 50 % to 0.5 %.
+    X_val : {array-like, sparse matrix, DataFrame} or None, default=None
+        Rows to score every level on.
+    y_val : array-like or None, default=None
+        Their labels or values.
+    scoring : str, callable, list, tuple, dict or None, default=None
+        As scikit-learn takes it, for one score or several; None for the pruner's own.
+    on_level : callable or None, default=None
+        Called with the sparsity, the fitted pruner and its score (None without `X_val`)
+        after every level, the dense one first as sparsity 0.0. It may raise to end
+        the path.
+
+    Returns
+    -------
+    path : sklearn.utils.Bunch
+        ``sparsities`` : list of float or of int
+            The levels asked for, densest first.
+        ``models`` : list of PrunedClassifier or PrunedRegressor
+            The fitted pruner of every level.
+        ``dense`` : PrunedClassifier or PrunedRegressor
+            The dense net, as a pruner fitted at sparsity 0.
+        ``sparsity`` : ndarray of shape (n_levels,)
+            What was reached.
+        ``n_nonzero`` : ndarray of shape (n_levels,), int
+            Weights that live.
+        ``scores`` : ndarray of shape (n_levels,), dict of these, or None
+            On the validation data; a dict by name for several scores.
+        ``dense_score`` : float, dict or None
+            Of the dense net.
+        ``fit_time`` : ndarray of shape (n_levels,)
+            Seconds that every level took, without the levels before it.
+
+    Raises
+    ------
+    InvalidParameterError
+        A level is out of range, or levels are of two kinds.
+    ValueError
+        Only one of `X_val` and `y_val` is given, or the pruner has a `threshold` or a
+        `budget`, which say how much to prune in another way.
+
+    See Also
+    --------
+    PrunedClassifierCV : Chooses the level by cross-validation.
+
+    References
+    ----------
+    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural
+    Networks" (iterative pruning); Friedman, Hastie and Tibshirani 2010,
+    "Regularization Paths for Generalized Linear Models via Coordinate Descent" (warm
+    starts along a path).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_sparse_nn import PrunedClassifier, TabularNetClassifier
+    >>> from sklearn_sparse_nn import pruning_path
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = TabularNetClassifier((8,), lr=0.01, max_epochs=5, random_state=0)
+    >>> pruner = PrunedClassifier(net, prune_epochs=2, finetune_epochs=2)
+    >>> path = pruning_path(pruner, X, y, sparsities=[0.25, 0.5, 0.75])
+    >>> path.n_nonzero.tolist()
+    [42, 28, 14]
+    """
+    if (X_val is None) != (y_val is None):
+        given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+        raise ValueError(
+            f"{given} was given without {missing}. Give both, or neither for a path "
+            "without scores."
+        )
+    pruner = as_pruner(estimator)
+    scorer = None if X_val is None else check_scoring(pruner, scoring=scoring)
+    models, scores, times = [], [], []
+    for level, model, seconds in walk(pruner, X, y, check_levels(sparsities)):
+        score = None if scorer is None else scorer(model, X_val, y_val)
+        models.append(model)
+        scores.append(score)
+        times.append(seconds)
+        if on_level is not None:
+            on_level(level, model, score)
+    return Bunch(
+        sparsities=check_levels(sparsities),
+        models=models[1:],
+        dense=models[0],
+        sparsity=np.array([model.sparsity_ for model in models[1:]]),
+        n_nonzero=np.array([model.n_nonzero_ for model in models[1:]]),
+        scores=None if scorer is None else _stacked(scores[1:]),
+        dense_score=scores[0],
+        fit_time=np.array(times[1:]),
+    )
+
+
+def as_pruner(estimator: Any) -> Any:
+    """Make an unfitted pruner of what stands for one.
+
+    Parameters
+    ----------
+    estimator : pruner, TabularNet, skorch.NeuralNet, FrozenEstimator or None
+        Not changed.
+
+    Returns
+    -------
+    pruner : PrunedClassifier or PrunedRegressor
+    """
+    if isinstance(estimator, BasePruner):
+        for name in ("threshold", "budget"):
+            if getattr(estimator, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(estimator, name)!r} and a path do not go "
+                    f"together: each says how much to prune. Use {name}=None."
+                )
+        return clone(estimator)
+    kinds = (TabularNet, NeuralNet, FrozenEstimator, type(None))
+    if not isinstance(estimator, kinds):
+        raise TypeError(
+            "A path takes a PrunedClassifier or PrunedRegressor, or a net for one; got "
+            f"a {type(estimator).__name__}. Take the pruner out of a Pipeline, and "
+            "give it the rows that reach it there."
+        )
+    inner = estimator
+    if isinstance(estimator, FrozenEstimator):
+        inner = estimator.estimator
+    kind = PrunedRegressor if is_regressor(inner) else PrunedClassifier
+    return kind(clone(estimator))
+
+
+def check_levels(sparsities: Any) -> list[Any]:
+    """Check the levels of a path, and sort them from the densest to the sparsest.
+
+    Parameters
+    ----------
+    sparsities : sequence of float or of int, or None
+        As given to `pruning_path`.
+
+    Returns
+    -------
+    levels : list
+
+    Examples
+    --------
+    >>> check_levels(None)[:3], check_levels(None)[-1]
+    ([0.5, 0.7003, 0.8203], 0.995)
+    >>> check_levels([100, 5000])
+    [5000, 100]
+    """
+    if sparsities is None:
+        densities = np.geomspace(_DENSEST, _SPARSEST, _N_LEVELS)
+        return [round(1 - float(density), 4) for density in densities]
+    levels = np.asarray(sparsities, dtype=object).ravel().tolist()
+    counts = [_is_count(level) for level in levels]
+    fractions = [_is_fraction(level) for level in levels]
+    if not levels or not (all(counts) or all(fractions)):
+        raise InvalidParameterError(
+            "The 'sparsities' parameter must be floats in the range [0.0, 1.0), or "
+            f"ints of 1 or more: non-zeros to keep. Got {sparsities!r} instead."
+        )
+    return sorted(set(levels), reverse=all(counts))
+
+
+def _is_count(level: Any) -> bool:
+    return isinstance(level, Integral) and level is not True and int(level) > 0
+
+
+def _is_fraction(level: Any) -> bool:
+    is_number = isinstance(level, Real) and not isinstance(level, Integral)
+    return is_number and 0 <= level < 1
+
+
+def walk(
+    pruner: Any,
+    X: Any,
+    y: Any,
+    levels: Sequence[Any],
+    *,
+    context: Any = None,
+    caller: Any = None,
+) -> Iterator[tuple[Any, Any, float]]:
+    """Fit the dense net and then level after level.
+
+    Parameters
+    ----------
+    pruner : PrunedClassifier or PrunedRegressor
+        Unfitted.
+    X, y : arrays
+        Rows to train on.
+    levels : sequence
+        From `check_levels`.
+    context : sklearn.callback.CallbackContext or None, default=None
+        A task for as many subtasks as there are fits.
+    caller : estimator or None, default=None
+        Whose task that is.
+
+    Yields
+    ------
+    level : float or int
+        0.0 for the dense net.
+    model : the class of `pruner`
+        Fitted, with the parameters of `pruner` but for `sparsity`.
+    seconds : float
+        That this fit took.
+    """
+    model = clone(pruner).set_params(
+        sparsity=0.0,
+        prune_epochs=0,
+        finetune_epochs=0,
+        rewind=None,
+        regrow=None,
+        penalty=None,
+        distill=0.0,
+        allocation="auto",
+    )
+    yield 0.0, model, _fit(model, X, y, "dense", context, caller)
+    for level in levels:
+        before = model
+        model = clone(pruner).set_params(sparsity=level, dense_epochs=None)
+        model.estimator = FrozenEstimator(before)
+        seconds = _fit(model, X, y, f"sparsity {level}", context, caller)
+        # What it was fitted from is over; its parameters are again those asked for.
+        model.set_params(**clone(pruner).get_params(deep=False) | {"sparsity": level})
+        yield level, model, seconds
+
+
+def _fit(model: Any, X: Any, y: Any, name: str, context: Any, caller: Any) -> float:
+    """Fit a model as a task of its own; give the seconds."""
+    begin = perf_counter()
+    task = None if context is None else context.subcontext(task_name=name)
+    with nullcontext() if task is None else task.propagate_callback_context(model):
+        if task is not None:
+            task.call_on_fit_task_begin(estimator=caller, X=X, y=y)
+        model.fit(X, y)
+        if task is not None:
+            task.call_on_fit_task_end(estimator=caller, X=X, y=y)
+    return perf_counter() - begin
+
+
+def _stacked(scores: list[Any]) -> Any:
+    if scores and isinstance(scores[0], dict):
+        return {name: np.array([s[name] for s in scores]) for name in scores[0]}
+    return np.array(scores, dtype=np.float64)
+
+
+def scores_of(
+    scorer: Callable[..., Any], model: Any, X: Any, y: Any
+) -> dict[str, float]:
+    """Score a model by one score or several.
+
+    Parameters
+    ----------
+    scorer : callable
+        From ``check_scoring``.
+    model : estimator
+        Fitted.
+    X, y : arrays
+        Rows to score on.
+
+    Returns
+    -------
+    scores : dict of name to float
+        A single score is called ``"score"``.
+    """
+    given = scorer(model, X, y)
+    named = given if isinstance(given, dict) else {"score": given}
+    for name, score in named.items():
+        if np.ndim(score) or not isinstance(score, Real):
+            raise ValueError(f"scoring must give numbers; {name!r} is {score!r}.")
+    return {name: float(score) for name, score in named.items()}

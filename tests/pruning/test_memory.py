@@ -1,0 +1,560 @@
+"""The dense phase in a store: the same fit, trained once, whatever the store does."""
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, LRScheduler
+
+from sklearn_sparse_nn import (
+    PrunedClassifier,
+    PrunedRegressor,
+    TabularNetClassifier,
+    TabularNetRegressor,
+)
+from sklearn_sparse_nn.exceptions import DivergedTrainingError
+from sklearn_sparse_nn.parts import Rewind
+from sklearn_sparse_nn.pruning import _base, _store
+from tests.pruning.nets import Mlp, Tied, own_net, own_regressor, small
+
+ROOT = Path(__file__).parents[2]
+QUICK = {
+    "sparsity": 0.6,
+    "prune_epochs": 2,
+    "finetune_epochs": 2,
+    "n_steps": 2,
+    "random_state": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def warn_anew():
+    _store._warned.clear()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Count the dense phases that are trained in this process."""
+    count = []
+
+    def counted(*args, **kwargs):
+        count.append(kwargs["n_epochs"])
+        return real(*args, **kwargs)
+
+    real = _base.train_dense
+    monkeypatch.setattr(_base, "train_dense", counted)
+    return count
+
+
+def bits(pruner):
+    """Give all that a fit decides, to the bit."""
+    state = {
+        k: v.numpy().tobytes() for k, v in pruner.net_.module_.state_dict().items()
+    }
+    masks = {k: v.tobytes() for k, v in pruner.masks_.items()}
+    history = [{k: v for k, v in row.items() if k != "dur"} for row in pruner.history_]
+    return state, masks, repr(history)
+
+
+def draws_globally(weight):
+    """An importance as somebody might write it."""
+    return weight.abs() + 1e-3 * torch.rand_like(weight)
+
+
+NETS = {
+    "plain": lambda: small(),
+    "dropout and norm": lambda: small(dropout=0.3, norm="batch"),
+    "sgd": lambda: small(optimizer="sgd"),
+    "early stopping": lambda: small(early_stopping=True, patience=1, max_epochs=8),
+    "schedule": lambda: small(
+        callbacks=[("rate", LRScheduler("StepLR", step_size=2, gamma=0.5))]
+    ),
+    "own": lambda: own_net(),
+    "own, cycles, stops": lambda: own_net(
+        optimizer=torch.optim.SGD,
+        optimizer__momentum=0.9,
+        train_split=None,
+        callbacks=[
+            (
+                "rate",
+                LRScheduler("CyclicLR", base_lr=1e-3, max_lr=0.1, step_every="batch"),
+            ),
+            ("stop", EarlyStopping(monitor="train_loss", patience=1, sink=str)),
+        ],
+    ),
+    "tied": lambda: own_net(Tied),
+}
+PARTS = {
+    "magnitude": {},
+    "movement": {"importance": "movement"},
+    "rewind": {"rewind": "weights"},
+    "rewind to an epoch": {"rewind": Rewind("weights", epoch=1)},
+    "rewind the rate": {"rewind": "learning_rate"},
+    "distill": {"distill": 0.5},
+    "foreign importance": {"importance": draws_globally},
+    "random": {"importance": "random"},
+    "regrow": {"regrow": "gradient"},
+    "l0": {"penalty": "l0"},
+    "gradient": {"importance": "gradient", "subsample": 50},
+    "dense": {"sparsity": 0.0},
+}
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS)
+def test_with_memory_equals_without(classes, tmp_path, trained, make, parts):
+    pruner = PrunedClassifier(make(), **QUICK | parts)
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path))
+    assert bits(pruner.fit(*classes)) == expected  # trained, and stored
+    assert len(trained) == 2
+    assert bits(pruner.fit(*classes)) == expected  # recalled
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: TabularNetRegressor((16,), max_epochs=3), own_regressor]
+)
+def test_with_memory_a_regressor_equals_one_without(values, tmp_path, trained, make):
+    X, y = values
+    pruner = PrunedRegressor(make(), **QUICK)
+    expected = bits(pruner.fit(X, y))
+    pruner.set_params(memory=joblib.Memory(tmp_path, verbose=0))
+    for _ in range(2):
+        assert bits(pruner.fit(X, y)) == expected
+        assert np.array_equal(pruner.predict(X), pruner.predict(X.copy()))
+    assert len(trained) == 2
+
+
+def test_with_memory_in_another_process_equals_without(classes, tmp_path, trained):
+    script = textwrap.dedent(
+        f"""
+        import sys, torch
+        torch.set_num_threads(1)
+        from sklearn.datasets import make_classification
+        from tests.pruning.test_memory import *
+        X, y = make_classification(
+            120, 8, n_informative=6, n_classes=3, class_sep=2.0, random_state=0
+        )
+        net = own_net(module=Mlp)
+        pruner = PrunedClassifier(net, memory={str(tmp_path)!r}, **QUICK)
+        pruner.fit(X.astype("float32"), y.astype("int64"))
+        """
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    pruner = PrunedClassifier(own_net(module=Mlp), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    assert bits(pruner.set_params(memory=str(tmp_path)).fit(*classes)) == expected
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sparsity": 0.5},
+        {"sparsity": 0.0},
+        {"sparsity": {"hidden_*": 0.5}},
+        {"importance": "gradient"},
+        {"granularity": "input"},
+        {"allocation": "uniform"},
+        {"schedule": "linear"},
+        {"n_steps": 1},
+        {"prune_epochs": 1},
+        {"finetune_epochs": 0},
+        {"distill": 0.3},
+        {"penalty": "l1"},
+        {"layers": "hidden_0"},
+        {"subsample": 7},
+        {"verbose": 1},
+        {"dense_epochs": 3},  # the net's own number
+    ],
+    ids=str,
+)
+def test_what_comes_after_the_dense_phase_does_not_count(
+    classes, tmp_path, trained, changes
+):
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK).fit(*classes)
+    pruner.set_params(**changes).fit(*classes)
+    assert len(trained) == 1
+
+
+def test_the_pruners_seed_does_not_count_where_the_net_has_its_own(
+    classes, tmp_path, trained
+):
+    net = small(random_state=3)
+    pruner = PrunedClassifier(net, memory=str(tmp_path), **QUICK).fit(*classes)
+    pruner.set_params(random_state=8).fit(*classes)
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"random_state": 1},
+        {"dense_epochs": 2},
+        {"estimator__lr": 0.02},
+        {"estimator__hidden_layer_sizes": (16, 13)},
+        {"estimator__callbacks": [("stop", EarlyStopping(monitor="train_loss"))]},
+        {"rewind": Rewind("weights", epoch=1)},
+        {"importance": "movement"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_the_dense_phase_depends_on_counts(classes, tmp_path, trained, changes):
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK).fit(*classes)
+    pruner.set_params(**changes).fit(*classes)
+    assert len(trained) == 2
+
+
+def test_every_value_of_the_data_counts(classes, tmp_path, trained):
+    X, y = classes
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK).fit(X, y)
+    other = X.copy()
+    other[-1, -1] = np.nextafter(other[-1, -1], np.float32(9))
+    pruner.fit(other, y)
+    labels = y.copy()
+    labels[:2] = labels[:2][::-1] if labels[0] != labels[1] else (labels[:2] + 1) % 3
+    pruner.fit(X, labels)
+    pruner.fit(X[::-1], y[::-1])
+    assert len(trained) == 4
+
+
+def test_layouts_dtypes_and_names_of_labels_do_not_count(classes, tmp_path, trained):
+    X, y = classes
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK).fit(X, y)
+    path = tmp_path / "rows.npy"
+    np.save(path, X)
+    letters = np.array(["a", "b", "c"])[y]
+    for rows in (
+        np.asfortranarray(X),
+        X.astype(np.float64),
+        np.load(path, mmap_mode="r"),
+    ):
+        pruner.fit(rows, letters)
+    assert pruner.predict(X).dtype == letters.dtype
+    assert len(trained) == 1
+    pruner.fit(sparse.csr_array(X), y)
+    pruner.fit(sparse.csc_array(X), y)
+    assert len(trained) == 2
+
+
+MODULE = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 9), nn.Linear(9, 3)
+    def forward(self, X):
+        return self.two(torch.{activation}(self.one(X)))
+"""
+
+
+def test_the_source_of_a_users_module_counts(classes, tmp_path, trained, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for n, activation in enumerate(["relu", "tanh", "relu"]):
+        (tmp_path / "somebodys.py").write_text(MODULE.format(activation=activation))
+        sys.modules.pop("somebodys", None)
+        import importlib
+        import linecache
+
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+        try:
+            module = importlib.import_module("somebodys")
+        finally:
+            sys.dont_write_bytecode = before
+        pruner = PrunedClassifier(
+            own_net(module.Net), memory=str(tmp_path / "store"), **QUICK
+        )
+        pruner.fit(*classes)
+        assert len(trained) == min(n + 1, 2)
+    sys.modules.pop("somebodys")
+
+
+def test_without_any_seed_the_stored_net_is_as_good_as_another(
+    classes, tmp_path, trained
+):
+    options = QUICK | {"random_state": None}
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **options)
+    for _ in range(3):
+        pruner.fit(*classes)
+    assert len(trained) == 1
+
+
+def outputs(folder):
+    return sorted(Path(folder).rglob("output.pkl"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "other"])
+def test_a_damaged_value_is_trained_anew_with_one_warning(
+    classes, tmp_path, trained, damage
+):
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    (path,) = outputs(tmp_path)
+    data = path.read_bytes()
+    if damage == "other":
+        joblib.dump("something", path)
+    else:
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        cut = {"truncated": data[:middle], "empty": b"", "flipped": flipped}
+        path.write_bytes(cut[damage])
+    with pytest.warns(UserWarning, match="could not be shared") as caught:
+        assert bits(pruner.fit(*classes)) == expected
+    assert len(caught) == 1
+    assert len(trained) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bits(pruner.fit(*classes)) == expected  # it was stored again
+    assert len(trained) == 2
+
+
+def test_a_store_that_cannot_be_made_is_warned_of_once(classes, tmp_path, trained):
+    (tmp_path / "file").write_text("in the way")
+    pruner = PrunedClassifier(small(), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path / "file" / "store"))
+    with pytest.warns(UserWarning, match="could not be shared") as caught:
+        for _ in range(3):
+            assert bits(pruner.fit(*classes)) == expected
+    assert len(caught) == 1
+    assert len(trained) == 4
+
+
+def test_a_full_disk_is_warned_of_once(classes, tmp_path, trained, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pruner = PrunedClassifier(small(), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    monkeypatch.setattr("joblib.numpy_pickle.dump", full)
+    pruner.set_params(memory=str(tmp_path))
+    with pytest.warns(UserWarning, match="No space left") as caught:
+        for _ in range(2):
+            assert bits(pruner.fit(*classes)) == expected
+    assert len(caught) == 1
+    assert len(trained) == 3
+    monkeypatch.undo()
+
+
+def test_a_read_only_store_is_read_and_not_written(
+    classes, tmp_path, trained, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    # Root may write anywhere, so it is joblib that is kept from it.
+    backend = "joblib._store_backends.FileSystemStoreBackend"
+    monkeypatch.setattr(f"{backend}.create_location", refuse)
+    monkeypatch.setattr("joblib.numpy_pickle.dump", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bits(pruner.fit(*classes)) == expected
+    assert len(trained) == 1
+    with pytest.warns(UserWarning, match="could not be shared") as caught:
+        for seed in (5, 6):
+            pruner.set_params(random_state=seed).fit(*classes)
+    assert len(caught) == 1
+    assert len(trained) == 3
+    assert len(outputs(tmp_path)) == 1
+
+
+def test_what_cannot_be_pickled_is_warned_of_once(classes, tmp_path, trained):
+    class Begins(Callback):
+        def on_train_begin(self, net, **kwargs):
+            self.lock = threading.Lock()
+
+    pruner = PrunedClassifier(small(callbacks=[("lock", Begins())]), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path))
+    with pytest.warns(UserWarning, match="could not be shared") as caught:
+        for _ in range(2):
+            assert bits(pruner.fit(*classes)) == expected
+    assert len(caught) == 1
+    assert len(trained) == 3
+
+
+class TrainedOnce(Callback):
+    count = 0
+
+    def on_train_begin(self, net, **kwargs):
+        type(self).count += 1
+
+
+def test_an_error_of_training_reaches_the_caller_at_once(classes, tmp_path):
+    TrainedOnce.count = 0
+    net = small(lr=1e30, callbacks=[("once", TrainedOnce())])
+    pruner = PrunedClassifier(net, memory=str(tmp_path), **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DivergedTrainingError, match="in the dense phase"):
+            pruner.fit(*classes)
+    assert TrainedOnce.count == 1
+    assert not outputs(tmp_path)
+
+
+class Interrupts(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            os.kill(os.getpid(), 2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_an_interrupted_dense_phase_is_not_stored(classes, tmp_path):
+    net = small(callbacks=[("stop", Interrupts())])
+    pruner = PrunedClassifier(net, memory=str(tmp_path), **QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        pruner.fit(*classes)
+    assert not outputs(tmp_path)
+
+
+class Dictionary:
+    """Somebody's own store: an object with a method ``cache``, and no more."""
+
+    def __init__(self):
+        self.values = {}
+
+    def cache(self, function):
+        def cached(key, job):
+            if key not in self.values:
+                self.values[key] = pickle.dumps(function(key, job))
+            return pickle.loads(self.values[key])
+
+        return cached
+
+
+def test_a_store_of_ones_own(classes, trained):
+    pruner = PrunedClassifier(small(), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    memory = Dictionary()
+    recalled = _base.BasePruner.get_params(pruner) | {"memory": memory}
+    for _ in range(2):
+        assert bits(PrunedClassifier(**_shallow(recalled)).fit(*classes)) == expected
+    assert len(memory.values) == 1
+    assert len(trained) == 2
+
+
+def _shallow(params):
+    return {name: value for name, value in params.items() if "__" not in name}
+
+
+def test_two_processes_that_ask_at_once(classes, tmp_path):
+    pruner = PrunedClassifier(small(), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path))
+    found = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(_bits_there)(pruner, *classes) for _ in range(8)
+    )
+    assert all(each == expected for each in found)
+
+
+def _bits_there(pruner, X, y):
+    torch.set_num_threads(1)
+    return bits(pruner.fit(X, y))
+
+
+def test_threads_that_ask_at_once(classes, tmp_path):
+    pruner = PrunedClassifier(small(), **QUICK)
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path))
+    filters = list(warnings.filters)
+    found = joblib.Parallel(n_jobs=4, backend="threading")(
+        joblib.delayed(_bits_there)(_clone(pruner), *classes) for _ in range(8)
+    )
+    assert all(each == expected for each in found)
+    assert warnings.filters == filters
+
+
+def _clone(pruner):
+    return type(pruner)(**pruner.get_params(deep=False))
+
+
+GRID = {
+    "prunedclassifier__sparsity": [0.3, 0.5, 0.6],
+    "prunedclassifier__n_steps": [1, 2],
+}
+SEARCHES = {
+    "grid": lambda pipe, **kw: GridSearchCV(pipe, GRID, cv=3, **kw),
+    "randomized": lambda pipe, **kw: RandomizedSearchCV(
+        pipe, GRID, cv=3, n_iter=4, random_state=0, **kw
+    ),
+    "halving": lambda pipe, **kw: HalvingGridSearchCV(
+        pipe, GRID, cv=2, factor=3, min_resources=40, random_state=0, **kw
+    ),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+def test_a_search_trains_once_for_every_set_of_rows(classes, tmp_path, trained, search):
+    pruner = PrunedClassifier(small(), **QUICK)
+    plain = search(make_pipeline(StandardScaler(), pruner)).fit(*classes)
+    n_plain = len(trained)
+    pruner.set_params(memory=str(tmp_path))
+    shared = search(make_pipeline(StandardScaler(), pruner)).fit(*classes)
+    n_shared = len(trained) - n_plain
+    assert n_shared == len(outputs(tmp_path)) < n_plain
+    if not isinstance(shared, HalvingGridSearchCV):
+        assert n_shared == 3 + 1  # folds, and the refit
+    assert shared.best_params_ == plain.best_params_
+    for name, values in plain.cv_results_.items():
+        if "score" in name and "time" not in name:
+            assert np.array_equal(values, shared.cv_results_[name])
+    assert bits(shared.best_estimator_[-1]) == bits(plain.best_estimator_[-1])
+
+
+def test_a_search_in_two_workers_shares_and_gives_the_same(classes, tmp_path):
+    pruner = PrunedClassifier(TabularNetClassifier((16,), max_epochs=3), **QUICK)
+    plain = GridSearchCV(pruner, {"sparsity": [0.3, 0.5, 0.6]}, cv=3).fit(*classes)
+    pruner.set_params(memory=str(tmp_path))
+    shared = GridSearchCV(pruner, {"sparsity": [0.3, 0.5, 0.6]}, cv=3, n_jobs=2)
+    shared.fit(*classes)
+    for k in range(3):
+        name = f"split{k}_test_score"
+        assert np.array_equal(plain.cv_results_[name], shared.cv_results_[name])
+    assert bits(shared.best_estimator_) == bits(plain.best_estimator_)
+    assert len(outputs(tmp_path)) == 4
+
+
+def test_what_is_stored_has_no_rows(classes, tmp_path):
+    X, y = np.tile(classes[0], (50, 1)), np.tile(classes[1], 50)
+    X[:, 0] = 1234.5678  # a value to look for
+    for make in (small, own_net):
+        PrunedClassifier(make(), memory=str(tmp_path), **QUICK).fit(X, y)
+    for path in outputs(tmp_path):
+        assert path.read_bytes().count(np.float32(1234.5678).tobytes()) < 10
+
+
+def test_a_checkpoint_of_the_users_is_left_alone(classes, tmp_path, trained):
+    folder = tmp_path / "checkpoints"
+    checkpoint = Checkpoint(
+        monitor="train_loss_best", dirname=str(folder), load_best=True
+    )
+    net = own_net(callbacks=[("keep", checkpoint)])
+    pruner = PrunedClassifier(net, **QUICK)
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path / "store"))
+    assert bits(pruner.fit(*classes)) == expected
