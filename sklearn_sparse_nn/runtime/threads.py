@@ -6,8 +6,10 @@ two milliseconds, without that lock, before it sleeps. OpenMP and ONNX Runtime w
 this way, and longer.
 """
 
+import ctypes
 import os
 import threading
+from contextlib import suppress
 from functools import cache
 from time import perf_counter
 
@@ -31,6 +33,27 @@ def _looks() -> int:
     return max(n, int(n * _SECONDS_AWAKE / (perf_counter() - begin)))
 
 
+def _places_left() -> set[int]:
+    """Give the processors that this thread may run on, but for the one it is on.
+
+    Who is woken up is put where the waker runs; two threads that spin on one processor
+    wait for each other's turns, for milliseconds, though others are idle.
+    """
+    try:
+        allowed = os.sched_getaffinity(0)
+        here = ctypes.CDLL(None).sched_getcpu()
+    except (AttributeError, OSError):  # not Linux
+        return set()
+    return allowed - {here}
+
+
+def _move(places: set[int]) -> None:
+    """Let this thread run on these processors, if there are any."""
+    if places:
+        with suppress(OSError):  # one of them is gone
+            os.sched_setaffinity(0, places)
+
+
 class _Team:
     """The helpers of all models, as many as were ever asked for."""
 
@@ -39,17 +62,20 @@ class _Team:
         self.board = aligned(team.BOARD_SIZE, np.int64)
         self.scratch = aligned(0, np.float32)
         self.alarms: list[threading.Event] = []
+        self.places: set[int] = set()
 
     def help(self, alarm: threading.Event) -> None:
         """Help, sleep, wake up, and so on."""
         n_looks = _looks()
         while True:
             alarm.clear()
+            _move(self.places)
             team.serve(self.board, n_looks)
             alarm.wait()
 
     def wake(self, n: int) -> None:
-        """See that `n` helpers are awake, soon."""
+        """See that `n` helpers are awake, soon, and somewhere else."""
+        self.places = _places_left()
         for alarm in self.alarms[:n]:
             alarm.set()
         while len(self.alarms) < n:

@@ -1,5 +1,6 @@
 """Threads that share a prediction: the same bits in every way, where it pays."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -215,3 +216,31 @@ def test_another_plan_is_used_by_threads_as_well():
         assert out.tobytes() == expected
     finally:
         patch.undo()
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="is about Linux")
+def test_helpers_are_kept_off_the_callers_processor_and_within_its_limits(monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    monkeypatch.setattr(threads, "_team", threads._Team())
+    before = set(threading.enumerate())
+    model = make_model(n_threads=2)
+    X = rows_for(model.graph, 300)
+    moved, real = [], threads._move
+    monkeypatch.setattr(threads, "_move", lambda p: (moved.append(p), real(p)))
+    for _ in range(50):
+        model.forward(X)
+    (helper,) = set(threading.enumerate()) - before
+    places = os.sched_getaffinity(helper.native_id)
+    assert places <= allowed
+    assert os.sched_getaffinity(0) == allowed
+    if len(allowed) > 1:
+        assert moved[0] < allowed
+        assert len(moved[0]) == len(allowed) - 1
+
+
+def test_where_processors_cannot_be_told_helpers_go_anywhere(monkeypatch):
+    monkeypatch.setattr(threads.ctypes, "CDLL", lambda name: object())
+    assert threads._places_left() == set()
+    threads._move(set())
+    threads._move({10**6})  # none of this machine's
