@@ -7,13 +7,29 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_sparse_nn import (
     PrunedClassifier,
+    PrunedClassifierCV,
     PrunedRegressor,
+    PrunedRegressorCV,
     TabularNetClassifier,
     TabularNetRegressor,
 )
 
 NETS = [TabularNetClassifier(), TabularNetRegressor()]
 PRUNERS = [PrunedClassifier(), PrunedRegressor()]
+# As they come they would fit fifty nets for every check.
+SHORT = {"allocation": "uniform", "n_steps": 2, "prune_epochs": 2, "finetune_epochs": 2}
+SEARCHES = [
+    PrunedClassifierCV(
+        PrunedClassifier(TabularNetClassifier((32,), lr=0.01), **SHORT),
+        sparsities=[0.3, 0.5],
+        cv=2,
+    ),
+    PrunedRegressorCV(
+        PrunedRegressor(TabularNetRegressor((32,), lr=0.01), **SHORT),
+        sparsities=[0.3, 0.5],
+        cv=2,
+    ),
+]
 # The whole default list once more where another parameter takes another path.
 VARIANTS = [
     TabularNetClassifier(
@@ -56,13 +72,13 @@ def _ids(item):
     return getattr(item, "__name__", None) or type(item).__name__
 
 
-@parametrize_with_checks(NETS + PRUNERS + VARIANTS)
+@parametrize_with_checks(NETS + PRUNERS + SEARCHES + VARIANTS)
 def test_default_list(estimator, check):
     check(estimator)
 
 
 @pytest.mark.parametrize("check", NOT_IN_THE_DEFAULT_LIST, ids=_ids)
-@pytest.mark.parametrize("estimator", NETS + PRUNERS, ids=_ids)
+@pytest.mark.parametrize("estimator", NETS + PRUNERS + SEARCHES, ids=_ids)
 def test_not_in_the_default_list(estimator, check):
     check(type(estimator).__name__, clone(estimator))
 
@@ -71,6 +87,6 @@ def test_not_in_the_default_list(estimator, check):
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 @pytest.mark.filterwarnings("ignore:X has feature names, but:UserWarning")
 @pytest.mark.parametrize("check", FOR_TRANSFORMERS, ids=_ids)
-@pytest.mark.parametrize("estimator", PRUNERS, ids=_ids)
+@pytest.mark.parametrize("estimator", PRUNERS + SEARCHES, ids=_ids)
 def test_for_transformers(estimator, check):
     check(type(estimator).__name__, clone(estimator))

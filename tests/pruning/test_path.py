@@ -1,0 +1,220 @@
+"""The path from dense to sparse, level by level."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, log_loss
+from sklearn.pipeline import make_pipeline
+
+from sklearn_sparse_nn import (
+    PrunedClassifier,
+    PrunedRegressor,
+    TabularNetRegressor,
+    pruning_path,
+)
+from sklearn_sparse_nn._compat import InvalidParameterError
+from sklearn_sparse_nn.core.budget import n_pruned
+from sklearn_sparse_nn.pruning.path import check_levels
+from tests.pruning.nets import own_net, small, zeros_of
+from tests.pruning.test_memory import bits, outputs, trained  # noqa: F401
+
+QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
+LEVELS = [0.3, 0.5, 0.6]
+SIZE = 8 * 16 + 16 * 12 + 12 * 3
+
+
+@pytest.fixture(scope="module")
+def path(classes):
+    pruner = PrunedClassifier(small(), **QUICK)
+    return pruning_path(
+        pruner,
+        *classes,
+        sparsities=LEVELS,
+        X_val=classes[0][:50],
+        y_val=classes[1][:50],
+    )
+
+
+def test_every_level_has_the_exact_count(path):
+    for level, model, n in zip(LEVELS, path.models, path.n_nonzero, strict=True):
+        assert sum(zeros_of(model).values()) == n_pruned(level, SIZE) == SIZE - n
+    assert path.sparsity.tolist() == [m.sparsity_ for m in path.models]
+    assert path.sparsities == LEVELS
+
+
+def test_what_was_zero_stays_zero(path):
+    for before, after in zip(path.models, path.models[1:], strict=False):
+        for name, mask in after.masks_.items():
+            assert not (mask & ~before.masks_[name]).any()
+
+
+def test_the_dense_net_is_the_dense_phase_alone(classes, path):
+    alone = PrunedClassifier(
+        small(), **QUICK | {"sparsity": 0.0, "prune_epochs": 0, "finetune_epochs": 0}
+    ).fit(*classes)
+    assert bits(alone) == bits(path.dense)
+    assert path.dense.sparsity_ == 0
+
+
+def test_a_level_is_a_fit_from_the_level_before(classes, path):
+    before = path.dense
+    for level, model in zip(LEVELS, path.models, strict=True):
+        by_hand = PrunedClassifier(FrozenEstimator(before), sparsity=level, **QUICK)
+        assert bits(by_hand.fit(*classes)) == bits(model)
+        before = model
+
+
+def test_models_have_the_parameters_that_were_asked_for(path):
+    for level, model in zip(LEVELS, path.models, strict=True):
+        expected = PrunedClassifier(small(), **QUICK).set_params(sparsity=level)
+        assert repr(model) == repr(expected)
+        assert model.dense_epochs is None
+
+
+def test_scores_are_those_of_the_models(classes, path):
+    X, y = classes[0][:50], classes[1][:50]
+    found = [accuracy_score(y, model.predict(X)) for model in path.models]
+    assert path.scores.tolist() == found
+    assert path.dense_score == accuracy_score(y, path.dense.predict(X))
+    assert path.fit_time.shape == (3,)
+    assert (path.fit_time > 0).all()
+
+
+def test_several_scores(classes):
+    X, y = classes
+    path = pruning_path(
+        PrunedClassifier(small(), **QUICK), X, y, sparsities=LEVELS[:2], X_val=X,
+        y_val=y, scoring=["accuracy", "neg_log_loss"],
+    )  # fmt: skip
+    for model, score in zip(path.models, path.scores["neg_log_loss"], strict=True):
+        proba = model.predict_proba(X).astype(np.float64)
+        proba /= proba.sum(axis=1, keepdims=True)
+        assert score == pytest.approx(-log_loss(y, proba), rel=1e-5)
+    assert set(path.dense_score) == {"accuracy", "neg_log_loss"}
+
+
+def test_without_validation_rows_there_are_no_scores(classes):
+    path = pruning_path(PrunedClassifier(small(), **QUICK), *classes, sparsities=[0.5])
+    assert path.scores is None
+    assert path.dense_score is None
+
+
+def test_the_default_levels():
+    levels = check_levels(None)
+    assert len(levels) == 10
+    assert levels[0] == 0.5
+    assert levels[-1] == 0.995
+    ratios = np.diff(np.log(1 - np.array(levels)))
+    assert np.allclose(ratios, ratios[0], atol=2e-2)
+
+
+def test_levels_are_sorted_from_dense_to_sparse_and_taken_once(classes):
+    seen = []
+    path = pruning_path(
+        PrunedClassifier(small(), **QUICK),
+        *classes,
+        sparsities=np.array([0.6, 0.3, 0.6]),
+        on_level=lambda level, model, score: seen.append((level, score)),
+    )
+    assert path.sparsities == [0.3, 0.6]
+    assert seen == [(0.0, None), (0.3, None), (0.6, None)]
+
+
+def test_levels_as_numbers_of_non_zeros(classes):
+    pruner = PrunedClassifier(small(), **QUICK)
+    path = pruning_path(pruner, *classes, sparsities=[100, 300, 200])
+    assert path.sparsities == [300, 200, 100]
+    assert path.n_nonzero.tolist() == [300, 200, 100]
+
+
+@pytest.mark.parametrize(
+    "levels", [[], [1.0], [-0.1], [0.5, 3], [True], ["0.5"], [np.nan], 0.0 + 1, [0]]
+)
+def test_levels_out_of_range(classes, levels):
+    with pytest.raises(InvalidParameterError, match="'sparsities' parameter must be"):
+        pruning_path(small(), *classes, sparsities=levels)
+
+
+def test_a_callback_may_end_the_path(classes):
+    class Enough(Exception):
+        pass
+
+    def stop(level, model, score):
+        if level == 0.3:
+            raise Enough(score)
+
+    with pytest.raises(Enough):
+        pruning_path(
+            PrunedClassifier(small(), **QUICK), *classes, sparsities=LEVELS,
+            on_level=stop,
+        )  # fmt: skip
+
+
+def test_a_net_stands_for_its_pruner(classes, values):
+    for net, data, kind in (
+        (small(), classes, PrunedClassifier),
+        (own_net(), classes, PrunedClassifier),
+        (TabularNetRegressor((8,), max_epochs=2), values, PrunedRegressor),
+    ):
+        path = pruning_path(net, *data, sparsities=[0.5])
+        assert type(path.models[0]) is kind
+        assert path.models[0].predict(data[0]).shape == data[1].shape
+
+
+def test_a_frozen_net_is_where_the_path_begins(classes):
+    X, y = classes
+    fitted = small(random_state=0).fit(X, y)
+    path = pruning_path(
+        PrunedClassifier(FrozenEstimator(fitted), **QUICK), X, y, sparsities=LEVELS
+    )
+    assert np.array_equal(path.dense.predict_proba(X), fitted.predict_proba(X)) or (
+        np.allclose(path.dense.predict_proba(X), fitted.predict_proba(X), atol=1e-6)
+    )
+    assert path.dense.history_ == []
+    assert path.n_nonzero.tolist() == [SIZE - n_pruned(level, SIZE) for level in LEVELS]
+
+
+def test_the_dense_phase_is_shared_with_other_fits(classes, tmp_path, trained):  # noqa: F811
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK)
+    pruner.fit(*classes)
+    path = pruning_path(pruner, *classes, sparsities=LEVELS)
+    assert [n for n in trained if n] == [3]  # levels have no dense epochs
+    assert len(outputs(tmp_path)) == 1
+    plain = pruning_path(pruner.set_params(memory=None), *classes, sparsities=LEVELS)
+    assert [bits(m) for m in path.models] == [bits(m) for m in plain.models]
+
+
+def test_data_frames_and_names(classes):
+    X, y = pd.DataFrame(classes[0], columns=list("abcdefgh")), classes[1]
+    path = pruning_path(
+        PrunedClassifier(small(), **QUICK), X, y, sparsities=[0.5], X_val=X, y_val=y
+    )
+    assert path.models[0].feature_names_in_.tolist() == list("abcdefgh")
+
+
+def test_nothing_given_is_changed(classes):
+    pruner = PrunedClassifier(small(), **QUICK)
+    before = repr(pruner), vars(clone(pruner)).keys()
+    pruning_path(pruner, *classes, sparsities=LEVELS)
+    assert (repr(pruner), vars(pruner).keys()) == before
+
+
+@pytest.mark.parametrize("name", ["threshold", "budget"])
+def test_other_ways_to_say_how_much_are_refused(classes, name):
+    value = {"threshold": 0.1, "budget": {"nonzeros": 9}}[name]
+    with pytest.raises(ValueError, match=f"{name}=.* and a path do not go together"):
+        pruning_path(PrunedClassifier(small(), **{name: value}), *classes)
+
+
+def test_other_estimators_are_refused(classes):
+    with pytest.raises(TypeError, match="got a Pipeline"):
+        pruning_path(make_pipeline(LogisticRegression()), *classes)
+
+
+@pytest.mark.parametrize("given", ["X_val", "y_val"])
+def test_validation_rows_need_both(classes, given):
+    with pytest.raises(ValueError, match=f"{given} was given without"):
+        pruning_path(small(), *classes, **{given: classes[given == "y_val"]})
