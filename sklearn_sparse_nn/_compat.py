@@ -48,9 +48,37 @@ __all__ = [
     "RealNotInt",
     "StrOptions",
     "check_parameters",
+    "fit_context",
+    "has_callbacks",
     "refuse_dataframe_output",
     "with_callbacks",
 ]
+
+
+def fit_context(estimator: Any) -> Any:
+    """Give the task of a fit that is under way.
+
+    Parameters
+    ----------
+    estimator : estimator
+        In its ``fit``.
+
+    Returns
+    -------
+    context : sklearn.callback.CallbackContext or None
+        None where scikit-learn has no callbacks.
+    """
+    return getattr(estimator, "_callback_fit_ctx", None)
+
+
+def has_callbacks(estimator: Any) -> bool:
+    """Tell whether callbacks were set on an estimator, or handed down to it.
+
+    Parameters
+    ----------
+    estimator : estimator
+    """
+    return bool(getattr(estimator, "_skl_callbacks", None))
 
 
 def check_parameters(estimator: Any) -> None:

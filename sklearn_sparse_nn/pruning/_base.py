@@ -11,11 +11,12 @@ import torch
 from sklearn.base import MetaEstimatorMixin
 from sklearn.frozen import FrozenEstimator
 
-from sklearn_sparse_nn._compat import with_callbacks
+from sklearn_sparse_nn._compat import fit_context, has_callbacks, with_callbacks
 from sklearn_sparse_nn.core.granularity import Block
 from sklearn_sparse_nn.nets.activations import (
     copy_module,
     last_layer,
+    private_twin,
     spare_global_rng,
 )
 from sklearn_sparse_nn.nets.distillation import check_distillable
@@ -34,7 +35,7 @@ from sklearn_sparse_nn.pruning._dense_phase import shared_dense, train_dense
 from sklearn_sparse_nn.pruning._engine import check_steps, prune
 from sklearn_sparse_nn.pruning._fitted import PrunedNet
 from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
-from sklearn_sparse_nn.pruning._progress import PHASES, Progress
+from sklearn_sparse_nn.pruning._progress import PHASES, Progress, fit_task
 from sklearn_sparse_nn.pruning._request import Request, resolve_request
 from sklearn_sparse_nn.pruning._store import key_of
 
@@ -123,12 +124,8 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         self : object
             A failed or interrupted fit leaves an earlier one as it was.
         """
-        context = self._init_callback_context(max_subtasks=len(PHASES))
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        super().fit(X, y, **fit_params)
-        context.call_on_fit_task_end(
-            estimator=self, X=X, y=y, reconstruction_attributes=dict
-        )
+        with fit_task(self, X, y, len(PHASES)):
+            super().fit(X, y, **fit_params)
         return self
 
     def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
@@ -142,12 +139,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
             )
-            fitted = self._prune(dense, seed, foreign)
-        return {
-            **fitted,
-            "targets_": dense.targets,
-            "_own_dtype": dense.X.dtype if own else None,
-        }
+            return self._prune(dense, seed, foreign)
 
     def _prune(self, dense: DenseNet, seed: int, foreign: bool) -> dict[str, Any]:
         """Prune a dense net in place; give the fitted attributes that come of it.
@@ -168,11 +160,21 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         request = resolve(prunable_layers(dense.net.module_))
         if request.distill.weight:
             check_distillable(dense.net)
+        part = request.granularity
+        known = {
+            "targets_": dense.targets,
+            "_own_dtype": dense.X.dtype if is_own_net(self.estimator) else None,
+            "_block": (part.rows, part.columns) if isinstance(part, Block) else None,
+            "_n_features_out": width,
+            "_uses": uses,
+        }
         progress = Progress(
             self.verbose,
-            getattr(self, "_callback_fit_ctx", None),
+            fit_context(self) if has_callbacks(self) else None,
             self,
-            partial(self._so_far, dense),
+            data=self.__dict__.pop("_given", None),
+            fitted=partial(_so_far, known, tuple(request.layers)),
+            foreign=foreign,
         )
         run = TrainingRun(dense.net, dense.X, dense.y)
         check_steps(run, request)
@@ -203,14 +205,11 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         )
         drop_training_state(net)
         spare_global_rng(net)
-        part = request.granularity
         return {
+            **known,
             "net_": net,
             **_count(request.layers, masks),
             "history_": history,
-            "_block": (part.rows, part.columns) if isinstance(part, Block) else None,
-            "_n_features_out": width,
-            "_uses": uses,
         }
 
     def _dense_key(
@@ -236,16 +235,24 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             watched=watched and (watched, sorted(request.layers)),
         )
 
-    def _so_far(self, dense: DenseNet, net: Any) -> dict[str, Any]:
-        """Give what predicting needs, as if training stopped now."""
-        own = is_own_net(self.estimator)
-        copy = object.__new__(type(net))
-        copy.__dict__.update(net.__dict__, module_=copy_module(net.module_))
-        return {
-            "net_": copy,
-            "targets_": dense.targets,
-            "_own_dtype": dense.X.dtype if own else None,
-        }
+
+def _so_far(
+    known: dict[str, Any], names: tuple[str, ...], net: Any, history: Any
+) -> dict[str, Any]:
+    """Give the fitted attributes as if training stopped now; the net is copied."""
+    twin = private_twin(net)
+    twin.__dict__["module_"] = copy_module(twin.module_)
+    layers = prunable_layers(twin.module_)
+    masks = {
+        name: (layers[name].turned(layers[name].weight.detach()) != 0).cpu()
+        for name in names
+    }
+    return {
+        **known,
+        "net_": twin,
+        **_count(layers, masks),
+        "history_": history,
+    }
 
 
 def _is_ours(part: Any) -> bool:

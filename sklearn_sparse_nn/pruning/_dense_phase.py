@@ -140,14 +140,28 @@ def shared_dense(
         return train()
 
     def train_and_look() -> tuple[DensePhase, Any]:
-        return train(), global_rng() if foreign else None
+        phase = train()
+        if progress.stopped:
+            raise _StoppedError(phase)
+        return phase, global_rng() if foreign else None
 
-    (phase, rng), found = recall(memory, key, train_and_look, (dense.X, dense.y))
+    try:
+        (phase, rng), found = recall(memory, key, train_and_look, (dense.X, dense.y))
+    except _StoppedError as stop:
+        return stop.phase
     if found:
         if rng is not None:
             restore_global_rng(rng)
         progress.recalled(phase.history, phase.net)
     return phase
+
+
+class _StoppedError(Exception):
+    """Keeps from the store what a callback cut short: the key knows none of them."""
+
+    def __init__(self, phase: DensePhase) -> None:
+        super().__init__()
+        self.phase = phase
 
 
 def epoch_row(

@@ -17,6 +17,8 @@ from sklearn_sparse_nn._compat import (
     Interval,
     Real,
     StrOptions,
+    fit_context,
+    has_callbacks,
     with_callbacks,
 )
 from sklearn_sparse_nn.nets.estimator import NetClassifierMixin, NetRegressorMixin
@@ -30,6 +32,7 @@ from sklearn_sparse_nn.pruning._base import BasePruner
 from sklearn_sparse_nn.pruning._dense import is_own_net
 from sklearn_sparse_nn.pruning._fitted import PrunedNet
 from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES
+from sklearn_sparse_nn.pruning._progress import fit_task
 from sklearn_sparse_nn.pruning._selection import (
     SELECTIONS,
     choose_level,
@@ -177,12 +180,8 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         self : object
             A failed or interrupted fit leaves an earlier one as it was.
         """
-        context = self._init_callback_context(max_subtasks=2)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        super().fit(X, y, groups=groups, **fit_params)
-        context.call_on_fit_task_end(
-            estimator=self, X=X, y=y, reconstruction_attributes=dict
-        )
+        with fit_task(self, X, y, 2):
+            super().fit(X, y, groups=groups, **fit_params)
         return self
 
     def _fit(self, X: Any, y: np.ndarray, groups: Any = None) -> dict[str, Any]:
@@ -234,7 +233,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         self, pruner: Any, X: Any, y: Any, splits: Any, levels: Any, scorer: Any
     ) -> list[Fold]:
         """Go down the path in every fold."""
-        context = getattr(self, "_callback_fit_ctx", None)
+        context = fit_context(self)
         if context is not None:
             context = context.subcontext(
                 task_name="folds", max_subtasks=len(splits), sequential_subtasks=False
@@ -274,7 +273,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         self, pruner: Any, X: Any, y: Any, levels: list[Any]
     ) -> tuple[dict[str, Any], Bunch]:
         """Go down the path on all rows; give what its last level was fitted with."""
-        task = getattr(self, "_callback_fit_ctx", None)
+        task = fit_context(self)
         if task is not None:
             task = task.subcontext(task_name="refit", max_subtasks=len(levels) + 1)
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
@@ -289,6 +288,8 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             sparsity=np.array(reached[1:]),
             n_nonzero=np.array(alive[1:]),
         )
+        if has_callbacks(model):  # the pruner's own, which are not this estimator's
+            model.set_callbacks()
         # All but its parameters, and what it was told of X, which has no names here.
         left = {*model.get_params(deep=False), "n_features_in_"}
         return {k: v for k, v in vars(model).items() if k not in left}, path

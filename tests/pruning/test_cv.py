@@ -126,7 +126,8 @@ def test_the_rules_in_plain_numpy(drawn, tolerance):
     results, k = results_of(scores), len(scores)
 
     def error(values):
-        return 0.0 if k == 1 else np.sqrt(values.var(ddof=1) / k)
+        # In this order, so that ties are rounded alike.
+        return 0.0 if k == 1 else values.std(ddof=1) / np.sqrt(k)
 
     means = scores.mean(axis=0)
     best = max(range(len(means)), key=lambda i: (means[i], i))
