@@ -24,8 +24,12 @@ __all__ = ["TrainingRun", "drop_training_state", "optimizers"]
 
 
 def optimizers(net: NeuralNet) -> list[Any]:
-    """Give all optimizers of an initialized net; most have one."""
-    return [getattr(net, f"{name}_") for name in net._optimizers]
+    """Give all optimizers of an initialized net; most have one.
+
+    What accelerate wraps around an optimizer takes no hooks, so it is looked inside.
+    """
+    found = [getattr(net, f"{name}_") for name in net._optimizers]
+    return [getattr(optimizer, "optimizer", optimizer) for optimizer in found]
 
 
 class TrainingRun:
