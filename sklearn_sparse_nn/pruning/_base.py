@@ -39,7 +39,7 @@ from sklearn_sparse_nn.pruning._progress import PHASES, Progress, fit_task
 from sklearn_sparse_nn.pruning._request import Request, resolve_request
 from sklearn_sparse_nn.pruning._store import key_of
 
-__all__ = ["BasePruner"]
+__all__ = ["BasePruner", "all_alive", "count_zeros", "is_ours"]
 
 
 class BasePruner(MetaEstimatorMixin, PrunedNet):
@@ -134,7 +134,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         # What someone else wrote may draw from the global generators.
         parts = [self.importance, self.allocation, self.schedule]
         parts += [self.granularity, self.regrow]
-        foreign = own or not all(map(_is_ours, parts))
+        foreign = own or not all(map(is_ours, parts))
         with isolated_rng(seed) if foreign else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
@@ -199,7 +199,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         masks, history = prune(
             phase,
             request=request,
-            masks=alive or _all_alive(request.layers),
+            masks=alive or all_alive(request.layers),
             generator=torch.Generator().manual_seed(seed),
             progress=progress,
         )
@@ -208,7 +208,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         return {
             **known,
             "net_": net,
-            **_count(request.layers, masks),
+            **count_zeros(request.layers, masks),
             "history_": history,
         }
 
@@ -250,22 +250,22 @@ def _so_far(
     return {
         **known,
         "net_": twin,
-        **_count(layers, masks),
+        **count_zeros(layers, masks),
         "history_": history,
     }
 
 
-def _is_ours(part: Any) -> bool:
+def is_ours(part: Any) -> bool:
     """Tell a part of this package, with all that is in it, from somebody else's."""
     if part is None or isinstance(part, (str, Real)):
         return True
     home = part if inspect.isfunction(part) else type(part)
     nested = part.get_params(deep=False) if hasattr(part, "get_params") else {}
     known = str(home.__module__).startswith("sklearn_sparse_nn.")
-    return known and all(map(_is_ours, nested.values()))
+    return known and all(map(is_ours, nested.values()))
 
 
-def _count(layers: Any, masks: Any) -> dict[str, Any]:
+def count_zeros(layers: Any, masks: Any) -> dict[str, Any]:
     """Give the fitted attributes that say what was pruned."""
     zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
     sizes = {name: mask.numel() for name, mask in masks.items()}
@@ -280,7 +280,8 @@ def _count(layers: Any, masks: Any) -> dict[str, Any]:
     }
 
 
-def _all_alive(layers: Any) -> dict[str, torch.Tensor]:
+def all_alive(layers: Any) -> dict[str, torch.Tensor]:
+    """Give masks under which everything lives."""
     return {
         name: torch.ones(layer.turned(layer.weight).shape, dtype=torch.bool)
         for name, layer in layers.items()
