@@ -213,6 +213,9 @@ def _collector_off() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # to the old objects, without a look at each
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
