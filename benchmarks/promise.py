@@ -108,13 +108,19 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "output" / "promise.json")
     parser.add_argument("--write", action="store_true", help="write docs/promise.md")
     args = parser.parse_args()
-    results = Parallel(n_jobs=args.jobs, verbose=5)(
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(args.out.read_text()) if args.out.exists() else []
+    done = {(r["set"], r["seed"]) for r in results}
+    todo = [
         delayed(run_once)(name, seed, args.rows, args.tolerance)
         for name in args.sets
         for seed in range(args.seeds)
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results))
+        if (name, seed) not in done
+    ]
+    for result in Parallel(n_jobs=args.jobs, return_as="generator")(todo):
+        results.append(result)
+        print(result, flush=True)
+        args.out.write_text(json.dumps(results))  # a run that is cut off goes on here
     print(table(results))
     if args.write:
         (HERE.parent / "docs" / "promise.md").write_text(
