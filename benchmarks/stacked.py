@@ -139,7 +139,8 @@ An epoch of {N_NETS} nets of the default shape, 50 inputs, trained one after the
 and stacked into one batched net; medians of {args.rounds} rounds in turns, on
 {args.device}. Above 1x stacking is faster.
 
-Written by `python benchmarks/stacked.py --rounds {args.rounds}`.
+Written by `python benchmarks/stacked.py --rounds {args.rounds} --threads
+{" ".join(map(str, args.threads))}`.
 
 {chr(10).join(lines)}
 """
