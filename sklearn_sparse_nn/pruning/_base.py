@@ -31,7 +31,7 @@ from sklearn_sparse_nn.pruning._dense import (
     dense_net,
     is_own_net,
 )
-from sklearn_sparse_nn.pruning._dense_phase import shared_dense, train_dense
+from sklearn_sparse_nn.pruning._dense_phase import DensePhase, shared_dense, train_dense
 from sklearn_sparse_nn.pruning._engine import check_steps, prune
 from sklearn_sparse_nn.pruning._fitted import PrunedNet
 from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
@@ -176,22 +176,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             fitted=partial(_so_far, known, tuple(request.layers)),
             foreign=foreign,
         )
-        run = TrainingRun(dense.net, dense.X, dense.y)
-        check_steps(run, request)
-        train = partial(
-            train_dense,
-            dense.net,
-            run,
-            n_epochs=request.plan.dense_epochs,
-            rewind_epoch=request.rewind.epoch if request.rewind else None,
-            layers=request.layers,
-            needs=request.needs,
-            progress=progress,
-        )
-        key = self._dense_key(dense, request, seed, foreign)
-        phase = shared_dense(
-            self.memory, key, train, dense, foreign=foreign, progress=progress
-        )
+        phase = self._dense_phase(dense, request, seed, foreign, progress)
         net = phase.net
         if net is not dense.net:  # it was in the store
             request = resolve(prunable_layers(net.module_))
@@ -211,6 +196,32 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             **count_zeros(request.layers, masks),
             "history_": history,
         }
+
+    def _dense_phase(
+        self,
+        dense: DenseNet,
+        request: Request,
+        seed: int,
+        foreign: bool,
+        progress: Progress,
+    ) -> DensePhase:
+        """Train the epochs before the first event, or take them out of the store."""
+        run = TrainingRun(dense.net, dense.X, dense.y)
+        check_steps(run, request)
+        train = partial(
+            train_dense,
+            dense.net,
+            run,
+            n_epochs=request.plan.dense_epochs,
+            rewind_epoch=request.rewind.epoch if request.rewind else None,
+            layers=request.layers,
+            needs=request.needs,
+            progress=progress,
+        )
+        key = self._dense_key(dense, request, seed, foreign)
+        return shared_dense(
+            self.memory, key, train, dense, foreign=foreign, progress=progress
+        )
 
     def _dense_key(
         self, dense: DenseNet, request: Request, seed: int, foreign: bool
