@@ -12,6 +12,7 @@ import pytest
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedRegressor
 from tests.pruning.nets import small
+from tests.runtime.graphs import kernels_only
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
@@ -137,6 +138,7 @@ def large(tmp_path_factory):
         (folder / name).unlink()
 
 
+@kernels_only  # scipy holds 64 MiB of every value at once
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 @pytest.mark.parametrize(
     ("kind", "dtype"),
