@@ -2,7 +2,7 @@
 
 The same folds, levels, net and scores for all three: ``GridSearchCV`` over a pruner,
 the same with ``memory=`` (an empty store), and ``PrunedClassifierCV``. Dense trainings
-are counted as they happen. Run with::
+are counted as they happen. The first score decides which level is refitted. Run with::
 
     python benchmarks/search.py [--rows 5000] [--epochs 4] [--write]
 """
@@ -24,6 +24,7 @@ from sklearn_sparse_nn.pruning.path import check_levels
 
 HERE = Path(__file__).parent
 N_FOLDS = 5
+SCORES = ["neg_log_loss", "roc_auc", "accuracy"]
 
 
 class DenseTrainings:
@@ -44,18 +45,13 @@ class DenseTrainings:
 
 
 def searches(pruner, cv, scoring):
-    """Give the three, unfitted, and how each says what it chose."""
-    levels = check_levels(None)
-    grid = {"sparsity": levels}
+    """Give the three, unfitted."""
+    grid, given = {"sparsity": check_levels(None)}, {"cv": cv, "scoring": scoring}
+    stored = clone(pruner).set_params(memory=tempfile.mkdtemp())
     return {
-        "GridSearchCV": GridSearchCV(pruner, grid, cv=cv, scoring=scoring),
-        "GridSearchCV, memory": GridSearchCV(
-            clone(pruner).set_params(memory=tempfile.mkdtemp()),
-            grid,
-            cv=cv,
-            scoring=scoring,
-        ),
-        "PrunedClassifierCV": PrunedClassifierCV(pruner, cv=cv, scoring=scoring),
+        "GridSearchCV": GridSearchCV(pruner, grid, refit=scoring[0], **given),
+        "GridSearchCV, memory": GridSearchCV(stored, grid, refit=scoring[0], **given),
+        "PrunedClassifierCV": PrunedClassifierCV(pruner, select_by=scoring[0], **given),
     }
 
 
@@ -80,32 +76,58 @@ def run(args):
         with DenseTrainings() as count:
             search.fit(X, y)
         seconds = time.perf_counter() - begin
-        means = search.cv_results_["mean_test_score"]
-        level = search.best_params_["sparsity"]
-        lines.append((name, count.n, seconds, level, search.best_score_, means))
-        print(name, count.n, f"{seconds:.1f} s", level, means.round(4), flush=True)
+        splits = {
+            score: np.array(
+                [search.cv_results_[f"split{k}_test_{score}"] for k in range(N_FOLDS)]
+            )
+            for score in args.scoring
+        }
+        lines.append((name, count.n, seconds, search.best_params_["sparsity"], splits))
+        print(name, count.n, f"{seconds:.1f} s", lines[-1][3], flush=True)
     return lines, X.shape
 
 
 def table(lines):
     slowest = lines[0][2]
     rows = [
-        "| search | dense trainings | seconds | faster | chosen sparsity | its score |",
-        "|---|---|---|---|---|---|",
+        "| search | dense trainings | seconds | faster | chosen sparsity |",
+        "|---|---|---|---|---|",
     ]
     rows += [
-        f"| {name} | {n} | {seconds:.0f} | {slowest / seconds:.2f}x | {level} | "
-        f"{best:.4f} |"
-        for name, n, seconds, level, best, _ in lines
+        f"| {name} | {n} | {seconds:.0f} | {slowest / seconds:.2f}x | {level} |"
+        for name, n, seconds, level, _ in lines
     ]
     return "\n".join(rows)
 
 
-def levels_table(lines):
+def winners_table(lines):
+    """Compare the best level of the path with that of the grid, by the grid."""
+    levels, (grid, _, path) = check_levels(None), [line[-1] for line in lines]
+    rows = [
+        "| score | the grid's best | its score | the path's best | its score | "
+        "the path's best in the grid | grid's best less that, with standard error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for score in grid:
+        best, other = (
+            int(splits[score].mean(axis=0).argmax()) for splits in (grid, path)
+        )
+        losses = grid[score][:, best] - grid[score][:, other]
+        error = losses.std(ddof=1) / np.sqrt(N_FOLDS)
+        rows.append(
+            f"| {score} | {levels[best]} | {grid[score][:, best].mean():.4f} | "
+            f"{levels[other]} | {path[score][:, other].mean():.4f} | "
+            f"{grid[score][:, other].mean():.4f} | "
+            f"{losses.mean():.4f} ± {error:.4f} |"
+        )
+    return "\n".join(rows)
+
+
+def levels_table(lines, score):
     head = ["sparsity", *(name for name, *_ in lines)]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for i, level in enumerate(check_levels(None)):
-        means = [f"{line[-1][i]:.4f}" for line in lines]
+        means = [f"{line[-1][score].mean(axis=0)[i]:.4f}" for line in lines]
         rows.append(f"| {level} | {' | '.join(means)} |")
     return "\n".join(rows)
 
@@ -115,38 +137,46 @@ def main():
     parser.add_argument("--data", default="adult", choices=datasets.NAMES)
     parser.add_argument("--rows", type=int, default=10**9)
     parser.add_argument("--epochs", type=int, default=4, help="sparse ones, a level")
-    parser.add_argument("--scoring", default="neg_log_loss")
+    parser.add_argument("--scoring", nargs="+", default=SCORES)
     parser.add_argument("--write", action="store_true", help="write docs/search.md")
     args = parser.parse_args()
     lines, shape = run(args)
-    print(table(lines))
+    print(table(lines), winners_table(lines), sep="\n\n")
+    for score in args.scoring:
+        print(score, levels_table(lines, score), sep="\n\n")
     if args.write:
-        given = [f"--{k} {v}" for k, v in vars(args).items() if k != "write"]
-        default = parser.parse_args([])
-        given = " ".join(
-            text
-            for text, k in zip(given, vars(args), strict=False)
-            if getattr(args, k) != getattr(default, k)
-        )
-        (HERE.parent / "docs" / "search.md").write_text(
-            f"""# What a search of the sparsity costs
+        text = page(args, parser.parse_args([]), lines, shape)
+        (HERE.parent / "docs" / "search.md").write_text(text)
+
+
+def page(args, default, lines, shape):
+    given = " ".join(
+        f"--{k} {' '.join(v) if isinstance(v, list) else v}"
+        for k, v in vars(args).items()
+        if k != "write" and v != getattr(default, k)
+    )
+    text = f"""# What a search of the sparsity costs
 
 Ten sparsities, {N_FOLDS} folds, the default net with its 20 dense epochs, and
 {args.epochs} epochs to prune and fine-tune a level, on {args.data} ({shape[0]} rows,
-{shape[1]} columns), scored by {args.scoring}; one process, one thread. What is saved is
-dense epochs, so the gain falls as the epochs of a level grow: with the pruner's own 20
-of them, sharing the dense phase can save no more than 1.8x.
+{shape[1]} columns), one process, one thread; {args.scoring[0]} chooses. What is
+saved is dense epochs, so the gain falls as the epochs of a level grow: with 20 of them,
+as the pruner comes, sharing the dense phase can save no more than 1.8x.
 
-Written by `python benchmarks/search.py {given}`.
+Written by `{f"python benchmarks/search.py {given}".strip()}`.
 
 {table(lines)}
 
-Mean scores over the folds. With memory they are equal to those without, bit for bit. On
-a path every level starts from the one before it, and has trained for longer.
+With memory the grid's scores are equal to those without, bit for bit. On a path every
+level starts from the one before it, and has trained for longer, so its scores are its
+own. Where it finds another level best, the last column says what that level loses in
+the grid.
 
-{levels_table(lines)}
+{winners_table(lines)}
 """
-        )
+    for score in args.scoring:
+        text += f"\nMeans of {score} over the folds:\n\n{levels_table(lines, score)}\n"
+    return text
 
 
 if __name__ == "__main__":
