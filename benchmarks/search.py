@@ -1,8 +1,9 @@
-"""What a search of the sparsity costs: a grid, a grid with memory, and a path.
+"""What a search of the sparsity costs: a grid, a grid with memory, and two paths.
 
-The same folds, levels, net and scores for all three: ``GridSearchCV`` over a pruner,
-the same with ``memory=`` (an empty store), and ``PrunedClassifierCV``. Dense trainings
-are counted as they happen. The first score decides which level is refitted. Run with::
+The same folds, levels, net and scores for all: ``GridSearchCV`` over a pruner,
+the same with ``memory=`` (an empty store), and ``PrunedClassifierCV`` with levels that
+start from the level before and from the dense net. Dense trainings are counted as they
+happen. The first score decides which level is refitted. Run with::
 
     python benchmarks/search.py [--rows 5000] [--epochs 4] [--write]
 """
@@ -45,13 +46,16 @@ class DenseTrainings:
 
 
 def searches(pruner, cv, scoring):
-    """Give the three, unfitted."""
+    """Give them by name, unfitted."""
     grid, given = {"sparsity": check_levels(None)}, {"cv": cv, "scoring": scoring}
     stored = clone(pruner).set_params(memory=tempfile.mkdtemp())
     return {
         "GridSearchCV": GridSearchCV(pruner, grid, refit=scoring[0], **given),
         "GridSearchCV, memory": GridSearchCV(stored, grid, refit=scoring[0], **given),
         "PrunedClassifierCV": PrunedClassifierCV(pruner, select_by=scoring[0], **given),
+        'PrunedClassifierCV, start="dense"': PrunedClassifierCV(
+            pruner, start="dense", select_by=scoring[0], **given
+        ),
     }
 
 
@@ -101,25 +105,24 @@ def table(lines):
 
 
 def winners_table(lines):
-    """Compare the best level of the path with that of the grid, by the grid."""
-    levels, (grid, _, path) = check_levels(None), [line[-1] for line in lines]
+    """Compare what a search finds best with the grid's best, by the grid."""
+    levels = check_levels(None)
     rows = [
-        "| score | the grid's best | its score | the path's best | its score | "
-        "the path's best in the grid | grid's best less that, with standard error |",
-        "|---|---|---|---|---|---|---|",
+        "| score | search | its best | its score | the grid's score there | "
+        "less than the grid's best, with standard error |",
+        "|---|---|---|---|---|---|",
     ]
-    for score in grid:
-        best, other = (
-            int(splits[score].mean(axis=0).argmax()) for splits in (grid, path)
-        )
-        losses = grid[score][:, best] - grid[score][:, other]
-        error = losses.std(ddof=1) / np.sqrt(N_FOLDS)
-        rows.append(
-            f"| {score} | {levels[best]} | {grid[score][:, best].mean():.4f} | "
-            f"{levels[other]} | {path[score][:, other].mean():.4f} | "
-            f"{grid[score][:, other].mean():.4f} | "
-            f"{losses.mean():.4f} ± {error:.4f} |"
-        )
+    for score, grid in lines[0][-1].items():
+        best = int(grid.mean(axis=0).argmax())
+        for name, *_, splits in lines:
+            own = int(splits[score].mean(axis=0).argmax())
+            losses = grid[:, best] - grid[:, own]
+            error = losses.std(ddof=1) / np.sqrt(N_FOLDS)
+            rows.append(
+                f"| {score} | {name} | {levels[own]} | "
+                f"{splits[score].mean(axis=0)[own]:.4f} | {grid[:, own].mean():.4f} | "
+                f"{losses.mean():.4f} ± {error:.4f} |"
+            )
     return "\n".join(rows)
 
 
@@ -167,10 +170,9 @@ Written by `{f"python benchmarks/search.py {given}".strip()}`.
 
 {table(lines)}
 
-With memory the grid's scores are equal to those without, bit for bit. On a path every
-level starts from the one before it, and has trained for longer, so its scores are its
-own. Where it finds another level best, the last column says what that level loses in
-the grid.
+With memory, and with levels that start from the dense net, scores are equal to the
+grid's, bit for bit, and so are the winners. With levels that start from the one before,
+sparse levels have trained for longer, and scores and winners are their own.
 
 {winners_table(lines)}
 """

@@ -339,7 +339,7 @@ RULES: tuple[Rule, ...] = (
         "finetune_epochs=0",
         "what is put back to the beginning has to be trained again. Give it epochs.",
         lambda p: _pair(
-            _says_if(p, "rewind", p.rewind),
+            _says_if(p, "rewind", p.rewind and p.sparsity != 0),
             _says_if(p, "finetune_epochs", not p.finetune_epochs),
         ),
     ),

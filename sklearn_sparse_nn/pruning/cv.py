@@ -10,6 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import (
@@ -29,9 +30,13 @@ from sklearn_sparse_nn.nets.tabular import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.pruning._base import BasePruner
+from sklearn_sparse_nn.pruning._cv_documentation import (
+    CV_ATTRIBUTES,
+    NOTES,
+    PARAMETERS,
+)
 from sklearn_sparse_nn.pruning._dense import is_own_net
 from sklearn_sparse_nn.pruning._fitted import PrunedNet
-from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES
 from sklearn_sparse_nn.pruning._progress import fit_task
 from sklearn_sparse_nn.pruning._selection import (
     SELECTIONS,
@@ -39,82 +44,12 @@ from sklearn_sparse_nn.pruning._selection import (
     cv_results,
     means_of,
 )
-from sklearn_sparse_nn.pruning.path import as_pruner, check_levels, scores_of, walk
+from sklearn_sparse_nn.pruning._walk import STARTS, walk
+from sklearn_sparse_nn.pruning.path import as_pruner, check_levels, scores_of
 
 __all__ = ["PrunedClassifierCV", "PrunedRegressorCV"]
 
 Fold = tuple[dict[str, Any], list[dict[str, Any]]]
-
-_PARAMETERS = """\
-    Parameters
-    ----------
-    estimator : pruner, TabularNet, skorch net or None, default=None
-        How to prune; its `sparsity` is not used. A net, frozen or not, stands for the
-        pruner around it as it comes. Never changed.
-    sparsities : sequence of float or of int, or None, default=None
-        The levels to choose from: fractions of zeros, or non-zeros to keep. None for
-        ten whose densities are spaced evenly on a log scale, from 50 % to 0.5 %.
-    select : {"best", "one_se", "tolerance"} or callable, default="best"
-        Which level is taken. ``"best"``: the highest mean score, of equal ones the
-        sparsest. ``"one_se"``: the sparsest within one standard error of the best.
-        ``"tolerance"``: the sparsest that is not surely worse than the dense net by
-        more than `tolerance`; see Notes. Or a function of ``cv_results_`` that gives
-        an index.
-    tolerance : float, default=0.01
-        Only with ``select="tolerance"``: what may be lost, as a fraction of the dense
-        net's score.
-    scoring : str, callable, list, tuple, dict or None, default=None
-        As scikit-learn takes it, for one score or several; None for the pruner's own.
-    select_by : str or None, default=None
-        The score that decides, where there are several.
-    cv : int, cross-validation generator, iterable or None, default=None
-        As scikit-learn takes it; None for five folds, stratified for a classifier.
-    n_jobs : int or None, default=None
-        Folds that run at once, by joblib.
-    random_state : int, RandomState instance or None, default=None
-        For a pruner that has none of its own.
-    verbose : int, default=0
-        1 prints a line for every fold and level.
-"""
-
-_ATTRIBUTES = f"""\
-    best_params_ : dict
-        ``{{"sparsity": the chosen level}}``.
-    best_index_ : int
-        Its place in ``cv_results_``.
-    best_score_ : float
-        Its mean score over the folds.
-    cv_results_ : dict of ndarrays
-        A row for every level, in the form of GridSearchCV's: ``params``,
-        ``param_sparsity``, ``mean_test_score`` and so on. ``mean_fit_time`` is of a
-        level alone, without those before it.
-    dense_score_ : float, or dict of float for several scores
-        Mean score of the dense nets over the same folds.
-    path_ : Bunch
-        What the path on all rows went through: ``sparsities``, ``sparsity`` and
-        ``n_nonzero`` of every level up to the chosen one.
-    scorer_ : callable
-        What scored.
-    n_splits_ : int
-        Number of folds.
-{ATTRIBUTES}"""
-
-_NOTES = """\
-    Notes
-    -----
-    In each fold the dense net is trained once and then pruned to one level after the
-    other, as by `pruning_path`; then the same on all rows, up to the chosen level.
-
-    ``"tolerance"`` compares every level with the dense net fold by fold. Let d be the
-    mean of score - dense score, and e its standard error over the folds. The sparsest
-    level with ``d - e >= -tolerance * abs(dense_score_)`` is taken, so that the promise
-    is kept on other rows, too, and not by luck on these; if there is none, the best.
-
-    References
-    ----------
-    Breiman, Friedman, Olshen and Stone 1984, "Classification and Regression Trees",
-    section 3.4.3 (the rule of one standard error).
-"""
 
 
 class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
@@ -125,6 +60,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [BasePruner, TabularNet, NeuralNet, FrozenEstimator, None],
         "sparsities": ["array-like", None],
+        "start": [StrOptions(set(STARTS))],
         "select": [StrOptions(set(SELECTIONS)), callable],
         "tolerance": [Interval(Real, 0, None, closed="left")],
         "scoring": [str, callable, list, tuple, dict, None],
@@ -140,6 +76,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         estimator: Any = None,
         *,
         sparsities: Any = None,
+        start: str = "previous",
         select: Any = "best",
         tolerance: float = 0.01,
         scoring: Any = None,
@@ -151,6 +88,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     ) -> None:
         self.estimator = estimator
         self.sparsities = sparsities
+        self.start = start
         self.select = select
         self.tolerance = tolerance
         self.scoring = scoring
@@ -201,7 +139,9 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             select=self.select,
             tolerance=self.tolerance,
         )
-        fitted, path = self._refit(pruner, X, y, levels[: best + 1])
+        fitted, path = self._refit(
+            pruner, X, y, levels[best if self.start == "dense" else 0 : best + 1]
+        )
         return {
             **fitted,
             "cv_results_": results,
@@ -211,6 +151,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             "best_params_": results["params"][best],
             "path_": path,
             "scorer_": scorer,
+            "_decided_by": None if self.scoring is None else name,
             "n_splits_": len(splits),
         }
 
@@ -247,7 +188,8 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         folds: list[Fold] = Parallel(n_jobs=self.n_jobs)(
             delayed(_scored_path)(
                 clone(pruner), X, y, split, levels, scorer,
-                number=k, task=task, caller=caller, verbose=self.verbose,
+                start=self.start, number=k, task=task, caller=caller,
+                verbose=self.verbose,
             )
             for k, (split, task) in enumerate(zip(splits, tasks, strict=True))
         )  # fmt: skip
@@ -278,7 +220,9 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             task = task.subcontext(task_name="refit", max_subtasks=len(levels) + 1)
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
         reached, alive = [], []
-        for _, model, _ in walk(pruner, X, y, levels, context=task, caller=self):
+        for _, model, _ in walk(
+            pruner, X, y, levels, start=self.start, context=task, caller=self
+        ):
             reached.append(model.sparsity_)
             alive.append(model.n_nonzero_)
         if task is not None:
@@ -307,6 +251,7 @@ def _scored_path(
     levels: list[Any],
     scorer: Any,
     *,
+    start: str,
     number: int,
     task: Any,
     caller: Any,
@@ -318,7 +263,7 @@ def _scored_path(
     if task is not None:
         task.call_on_fit_task_begin(estimator=caller)
     for level, model, seconds in walk(
-        pruner, X[train], y[train], levels, context=task, caller=caller
+        pruner, X[train], y[train], levels, start=start, context=task, caller=caller
     ):
         begin = perf_counter()
         scores = scores_of(scorer, model, X[test], y[test])
@@ -331,22 +276,55 @@ def _scored_path(
     return rows[0], rows[1:]
 
 
-class PrunedClassifierCV(NetClassifierMixin, BasePrunedCV):
+class _ScorerMixin:
+    """What is scored with afterwards is what has chosen."""
+
+    scorer_: Any
+    _decided_by: str | None
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score by what has chosen the level: `scoring`, or the pruner's own score.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,)
+            Their labels or values.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            How much rows count, where `scoring` can take that.
+
+        Returns
+        -------
+        score : float
+            By `select_by`, where there are several. Accuracy or R2 for
+            ``scoring=None``.
+        """
+        check_is_fitted(self)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if self._decided_by is None:
+            plain: float = super().score(X, y, **weights)  # type: ignore[misc]
+            return plain
+        given = self.scorer_(self, X, y, **weights)
+        return float(given[self._decided_by] if isinstance(given, dict) else given)
+
+
+class PrunedClassifierCV(_ScorerMixin, NetClassifierMixin, BasePrunedCV):
     __doc__ = f"""A `PrunedClassifier` that chooses its sparsity by cross-validation.
 
-{_PARAMETERS}
+{PARAMETERS}
     Attributes
     ----------
     net_ : skorch net
         The trained net, without its optimizer. Its pruned weights are exactly zero.
     classes_ : ndarray of shape (n_classes,)
         The class labels.
-{_ATTRIBUTES}
+{CV_ATTRIBUTES}
     See Also
     --------
     pruning_path : The path itself.
 
-{_NOTES}
+{NOTES}
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -361,20 +339,20 @@ class PrunedClassifierCV(NetClassifierMixin, BasePrunedCV):
     _default_estimator = TabularNetClassifier
 
 
-class PrunedRegressorCV(NetRegressorMixin, BasePrunedCV):
+class PrunedRegressorCV(_ScorerMixin, NetRegressorMixin, BasePrunedCV):
     __doc__ = f"""A `PrunedRegressor` that chooses its sparsity by cross-validation.
 
-{_PARAMETERS}
+{PARAMETERS}
     Attributes
     ----------
     net_ : skorch net
         The trained net, without its optimizer. Its pruned weights are exactly zero.
-{_ATTRIBUTES}
+{CV_ATTRIBUTES}
     See Also
     --------
     pruning_path : The path itself.
 
-{_NOTES}
+{NOTES}
     Examples
     --------
     >>> from sklearn.datasets import load_diabetes

@@ -1,9 +1,7 @@
 """The path from dense to sparse: one dense training, then level after level."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,11 @@ from skorch import NeuralNet
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.pruning._base import BasePruner
+from sklearn_sparse_nn.pruning._walk import STARTS, walk
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 
-__all__ = ["as_pruner", "check_levels", "pruning_path", "scores_of", "walk"]
+__all__ = ["as_pruner", "check_levels", "pruning_path", "scores_of"]
 
 _N_LEVELS, _DENSEST, _SPARSEST = 10, 0.5, 0.005  # fractions of the weights that live
 
@@ -33,6 +32,7 @@ def pruning_path(
     X_val: Any = None,
     y_val: Any = None,
     scoring: Any = None,
+    start: str = "previous",
     on_level: Callable[[float, Any, Any], Any] | None = None,
 ) -> Bunch:
     """Prune a net to one sparsity after the other, each from the one before.
@@ -61,6 +61,11 @@ def pruning_path(
         Their labels or values.
     scoring : str, callable, list, tuple, dict or None, default=None
         As scikit-learn takes it, for one score or several; None for the pruner's own.
+    start : {"previous", "dense"}, default="previous"
+        What a level is pruned from. ``"previous"``: the level before it, so that
+        sparser levels have trained for longer, and are often better for it.
+        ``"dense"``: the dense net; a level is then, bit for bit, what the pruner gives
+        if it is fitted with this sparsity alone.
     on_level : callable or None, default=None
         Called with the sparsity, the fitted pruner and its score (None without `X_val`)
         after every level, the dense one first as sparsity 0.0. It may raise to end
@@ -89,7 +94,7 @@ def pruning_path(
     Raises
     ------
     InvalidParameterError
-        A level is out of range, or levels are of two kinds.
+        A level is out of range, levels are of two kinds, or `start` is unknown.
     ValueError
         Only one of `X_val` and `y_val` is given, or the pruner has a `threshold` or a
         `budget`, which say how much to prune in another way.
@@ -123,10 +128,16 @@ def pruning_path(
             f"{given} was given without {missing}. Give both, or neither for a path "
             "without scores."
         )
+    if start not in STARTS:
+        raise InvalidParameterError(
+            f"The 'start' parameter must be one of {STARTS}. Got {start!r} instead."
+        )
     pruner = as_pruner(estimator)
     scorer = None if X_val is None else check_scoring(pruner, scoring=scoring)
     models, scores, times = [], [], []
-    for level, model, seconds in walk(pruner, X, y, check_levels(sparsities)):
+    for level, model, seconds in walk(
+        pruner, X, y, check_levels(sparsities), start=start
+    ):
         score = None if scorer is None else scorer(model, X_val, y_val)
         models.append(model)
         scores.append(score)
@@ -219,73 +230,6 @@ def _is_count(level: Any) -> bool:
 def _is_fraction(level: Any) -> bool:
     is_number = isinstance(level, Real) and not isinstance(level, Integral)
     return is_number and 0 <= level < 1
-
-
-def walk(
-    pruner: Any,
-    X: Any,
-    y: Any,
-    levels: Sequence[Any],
-    *,
-    context: Any = None,
-    caller: Any = None,
-) -> Iterator[tuple[Any, Any, float]]:
-    """Fit the dense net and then level after level.
-
-    Parameters
-    ----------
-    pruner : PrunedClassifier or PrunedRegressor
-        Unfitted.
-    X, y : arrays
-        Rows to train on.
-    levels : sequence
-        From `check_levels`.
-    context : sklearn.callback.CallbackContext or None, default=None
-        A task for as many subtasks as there are fits.
-    caller : estimator or None, default=None
-        Whose task that is.
-
-    Yields
-    ------
-    level : float or int
-        0.0 for the dense net.
-    model : the class of `pruner`
-        Fitted, with the parameters of `pruner` but for `sparsity`.
-    seconds : float
-        That this fit took.
-    """
-    model = clone(pruner).set_params(
-        sparsity=0.0,
-        prune_epochs=0,
-        finetune_epochs=0,
-        rewind=None,
-        regrow=None,
-        penalty=None,
-        distill=0.0,
-        allocation="auto",
-    )
-    yield 0.0, model, _fit(model, X, y, "dense", context, caller)
-    for level in levels:
-        before = model
-        model = clone(pruner).set_params(sparsity=level, dense_epochs=None)
-        model.estimator = FrozenEstimator(before)
-        seconds = _fit(model, X, y, f"sparsity {level}", context, caller)
-        # What it was fitted from is over; its parameters are again those asked for.
-        model.set_params(**clone(pruner).get_params(deep=False) | {"sparsity": level})
-        yield level, model, seconds
-
-
-def _fit(model: Any, X: Any, y: Any, name: str, context: Any, caller: Any) -> float:
-    """Fit a model as a task of its own; give the seconds."""
-    begin = perf_counter()
-    task = None if context is None else context.subcontext(task_name=name)
-    with nullcontext() if task is None else task.propagate_callback_context(model):
-        if task is not None:
-            task.call_on_fit_task_begin(estimator=caller, X=X, y=y)
-        model.fit(X, y)
-        if task is not None:
-            task.call_on_fit_task_end(estimator=caller, X=X, y=y)
-    return perf_counter() - begin
 
 
 def _stacked(scores: list[Any]) -> Any:

@@ -8,9 +8,9 @@ __all__ = ["ALONE", "LINES", "Sharing"]
 
 ALONE, LINES = -1, 0
 
-# What it takes to meet at the board, and to read a number that another core has written.
-# The second is from the slow ones of two kinds of runs on one machine; in the fast ones
-# it was a quarter of that. Why there are two kinds was not found out.
+# What it takes to meet at the board, and to read a number that another core has
+# written. The second is from the slow ones of two kinds of runs on one machine; in the
+# fast ones it was a quarter of that. Why there are two kinds was not found out.
 _MEETING, _FOREIGN = 24_000.0, 2.3
 _PIECES = 16  # of the rows, at most, for every thread
 _REMEMBERED = 1000  # sizes of batches

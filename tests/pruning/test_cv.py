@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import make_scorer, mean_absolute_error
+from sklearn.metrics import check_scoring, make_scorer, mean_absolute_error
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -305,6 +305,50 @@ def test_nothing_given_is_changed(classes):
     assert not hasattr(clone(search), "net_")
 
 
+@pytest.mark.parametrize("make", [small, own_net])
+def test_from_the_dense_net_it_is_a_grid_search_bit_for_bit(classes, make):
+    pruner = PrunedClassifier(make(), **QUICK)
+    options = {"cv": 3, "scoring": ["neg_log_loss", "accuracy"]}
+    grid = GridSearchCV(
+        pruner, {"sparsity": LEVELS}, refit="neg_log_loss", **options
+    ).fit(*classes)
+    path = PrunedClassifierCV(
+        pruner, sparsities=LEVELS, start="dense", select_by="neg_log_loss", **options
+    ).fit(*classes)
+    for name, values in grid.cv_results_.items():
+        if "test" in name:
+            assert np.array_equal(values, path.cv_results_[name]), name
+    assert path.best_params_ == grid.best_params_
+    assert bits(path) == bits(grid.best_estimator_)
+    assert path.path_.sparsities == [grid.best_params_["sparsity"]]
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(120.0)])
+def test_its_score_is_that_of_a_grid_search(classes, weights):
+    X, y = classes
+    given = {} if weights is None else {"sample_weight": weights}
+    pruner = PrunedClassifier(small(), **QUICK)
+    for scoring, by in (
+        (None, None),
+        ("neg_log_loss", None),
+        (["neg_log_loss", "accuracy"], "neg_log_loss"),
+        ({"a": "accuracy", "b": make_scorer(mean_absolute_error)}, "b"),
+    ):
+        options = {"cv": 2, "scoring": scoring}
+        found = PrunedClassifierCV(
+            pruner, sparsities=[0.5], start="dense", select_by=by, **options
+        ).fit(X, y)
+        grid = GridSearchCV(
+            pruner, {"sparsity": [0.5]}, refit=by or True, **options
+        ).fit(X, y)
+        if weights is None:
+            assert found.score(X, y) == grid.score(X, y)
+        found.set_params(scoring="accuracy", select_by=None)  # changes no fitted one
+        best = grid.best_estimator_
+        scorer = grid.scorer_[by] if by else check_scoring(best, scoring)
+        assert found.score(X, y, **given) == scorer(best, X, y, **given)
+
+
 def test_nets_of_ones_own(classes):
     X, y = classes
     found = PrunedClassifierCV(
@@ -328,6 +372,7 @@ def test_a_failed_fit_leaves_an_earlier_one(classes):
 def test_bad_parameters(classes):
     for kwargs, match in (
         ({"select": "worst"}, "'select' parameter"),
+        ({"start": "warm"}, "'start' parameter"),
         ({"tolerance": -1}, "'tolerance' parameter"),
         ({"sparsities": [2.0]}, "'sparsities' parameter"),
         ({"estimator": LogisticRegression()}, "'estimator' parameter"),

@@ -74,6 +74,42 @@ def test_models_have_the_parameters_that_were_asked_for(path):
         assert model.dense_epochs is None
 
 
+@pytest.mark.parametrize("make", [small, own_net])
+@pytest.mark.parametrize(
+    "options", [{}, {"rewind": "weights"}, {"importance": "movement"}]
+)
+def test_from_the_dense_net_every_level_is_a_fit_of_its_own(
+    classes,
+    trained,  # noqa: F811
+    make,
+    options,
+):
+    pruner = PrunedClassifier(make(), **QUICK | options)
+    path = pruning_path(pruner, *classes, sparsities=LEVELS, start="dense")
+    assert [n for n in trained if n] == [3]  # one dense phase for all
+    for level, model in zip(LEVELS, path.models, strict=True):
+        alone = clone(pruner).set_params(sparsity=level).fit(*classes)
+        assert bits(model) == bits(alone)
+        rows = zip(model.history_, alone.history_, strict=True)
+        assert all(a["train_loss"] == b["train_loss"] for a, b in rows)
+        assert repr(model) == repr(alone)
+    assert repr(path.dense.memory) == "None"
+
+
+def test_from_the_dense_net_with_a_store_of_ones_own(classes, tmp_path, trained):  # noqa: F811
+    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK)
+    pruner.fit(*classes)
+    path = pruning_path(pruner, *classes, sparsities=LEVELS, start="dense")
+    assert [n for n in trained if n] == [3]
+    assert len(outputs(tmp_path)) == 1
+    assert {model.memory for model in (path.dense, *path.models)} == {str(tmp_path)}
+
+
+def test_an_unknown_start(classes):
+    with pytest.raises(InvalidParameterError, match=r"'start' parameter .* Got 'warm'"):
+        pruning_path(small(), *classes, start="warm")
+
+
 def test_scores_are_those_of_the_models(classes, path):
     X, y = classes[0][:50], classes[1][:50]
     found = [accuracy_score(y, model.predict(X)) for model in path.models]

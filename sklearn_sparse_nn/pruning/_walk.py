@@ -1,0 +1,106 @@
+"""From level to level of sparsity: the fits of a path, one at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from time import perf_counter
+from typing import Any
+
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+
+__all__ = ["STARTS", "walk"]
+
+STARTS = ("previous", "dense")
+_NOT_PRUNED = {
+    "sparsity": 0.0,
+    "prune_epochs": 0,
+    "finetune_epochs": 0,
+    "regrow": None,
+    "penalty": None,
+    "distill": 0.0,
+    "allocation": "auto",
+}
+
+
+def walk(
+    pruner: Any,
+    X: Any,
+    y: Any,
+    levels: Sequence[Any],
+    *,
+    start: str = "previous",
+    context: Any = None,
+    caller: Any = None,
+) -> Iterator[tuple[Any, Any, float]]:
+    """Fit the dense net and then level after level.
+
+    Parameters
+    ----------
+    pruner : PrunedClassifier or PrunedRegressor
+        Unfitted.
+    X, y : arrays
+        Rows to train on.
+    levels : sequence
+        From `check_levels`.
+    start : {"previous", "dense"}, default="previous"
+        What a level is pruned from.
+    context : sklearn.callback.CallbackContext or None, default=None
+        A task for as many subtasks as there are fits.
+    caller : estimator or None, default=None
+        Whose task that is.
+
+    Yields
+    ------
+    level : float or int
+        0.0 for the dense net.
+    model : the class of `pruner`
+        Fitted, with the parameters of `pruner` but for `sparsity`.
+    seconds : float
+        That this fit took.
+    """
+    asked = clone(pruner)
+    memory = (asked.memory or _Store()) if start == "dense" else asked.memory
+    rewind = asked.rewind if start == "dense" else None
+    dense = clone(asked).set_params(**_NOT_PRUNED, rewind=rewind, memory=memory)
+    seconds = _fit(dense, X, y, "dense", context, caller)
+    dense.memory = asked.memory
+    yield 0.0, dense, seconds
+    before = dense
+    for level in levels:
+        model = clone(asked).set_params(sparsity=level, memory=memory)
+        if start == "previous":
+            model.set_params(dense_epochs=None)
+            model.estimator = FrozenEstimator(before)
+        seconds = _fit(model, X, y, f"sparsity {level}", context, caller)
+        # What it was fitted from is over; its parameters are again those asked for.
+        model.set_params(**clone(asked).get_params(deep=False) | {"sparsity": level})
+        yield level, model, seconds
+        before = model
+
+
+class _Store:
+    """A `memory` that lives as long as one path."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def cache(self, function: Callable[..., bytes]) -> Callable[..., bytes]:
+        def cached(key: str, job: Any) -> bytes:
+            if key not in self._kept:
+                self._kept[key] = function(key, job)
+            return self._kept[key]
+
+        return cached
+
+
+def _fit(model: Any, X: Any, y: Any, name: str, context: Any, caller: Any) -> float:
+    """Fit a model as a task of its own; give the seconds."""
+    begin = perf_counter()
+    task = None if context is None else context.subcontext(task_name=name)
+    with nullcontext() if task is None else task.propagate_callback_context(model):
+        if task is not None:
+            task.call_on_fit_task_begin(estimator=caller, X=X, y=y)
+        model.fit(X, y)
+        if task is not None:
+            task.call_on_fit_task_end(estimator=caller, X=X, y=y)
+    return perf_counter() - begin
