@@ -145,21 +145,26 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         """Prune a dense net in place; give the fitted attributes that come of it.
 
         Those with an underscore in front are what later calls need, so that changed
-        parameters change no fitted net.
+        parameters change no fitted net. A path leaves the pruners that go on from this
+        net in `_heirs`, each with whether it is trained for them; what they ask for is
+        refused here, before any training.
         """
         last, width = last_layer(dense.net, dense.X) or (None, 0)
         uses = uses_per_row(dense.net, dense.X)
         resolve = partial(
-            resolve_request,
-            self,
-            last=last,
-            uses=uses,
-            max_epochs=dense.net.max_epochs,
-            frozen=dense.frozen,
+            resolve_request, last=last, uses=uses, max_epochs=dense.net.max_epochs
         )
-        request = resolve(prunable_layers(dense.net.module_))
-        if request.distill.weight:
+        layers = prunable_layers(dense.net.module_)
+        request = resolve(self, layers, frozen=dense.frozen)
+        later = [
+            resolve(heir, layers, frozen=dense.frozen or trained)
+            for heir, trained in self.__dict__.pop("_heirs", ())
+        ]
+        if any(asked.distill.weight for asked in (request, *later)):
             check_distillable(dense.net)
+        run = TrainingRun(dense.net, dense.X, dense.y)
+        for asked in (request, *later):
+            check_steps(run, asked)
         part = request.granularity
         known = {
             "targets_": dense.targets,
@@ -176,10 +181,10 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             fitted=partial(_so_far, known, tuple(request.layers)),
             foreign=foreign,
         )
-        phase = self._dense_phase(dense, request, seed, foreign, progress)
+        phase = self._dense_phase(dense, run, request, seed, foreign, progress)
         net = phase.net
         if net is not dense.net:  # it was in the store
-            request = resolve(prunable_layers(net.module_))
+            request = resolve(self, prunable_layers(net.module_), frozen=dense.frozen)
         alive = zero_mask(request.layers) if dense.frozen else None
         masks, history = prune(
             phase,
@@ -200,14 +205,13 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
     def _dense_phase(
         self,
         dense: DenseNet,
+        run: TrainingRun,
         request: Request,
         seed: int,
         foreign: bool,
         progress: Progress,
     ) -> DensePhase:
         """Train the epochs before the first event, or take them out of the store."""
-        run = TrainingRun(dense.net, dense.X, dense.y)
-        check_steps(run, request)
         train = partial(
             train_dense,
             dense.net,

@@ -58,18 +58,24 @@ def walk(
     seconds : float
         That this fit took.
     """
+    chained = start == "previous"
     asked = clone(pruner)
-    memory = (asked.memory or _Store()) if start == "dense" else asked.memory
-    rewind = asked.rewind if start == "dense" else None
-    dense = clone(asked).set_params(**_NOT_PRUNED, rewind=rewind, memory=memory)
-    seconds = _fit(dense, X, y, "dense", context, caller)
-    dense.memory = asked.memory
-    yield 0.0, dense, seconds
-    before = dense
-    for level in levels:
-        model = clone(asked).set_params(sparsity=level, memory=memory)
-        if start == "previous":
+    memory = asked.memory if chained else asked.memory or _Store()
+    rewind = None if chained else asked.rewind
+    models = [
+        clone(asked).set_params(sparsity=level, memory=memory) for level in levels
+    ]
+    if chained:
+        for model in models:
             model.set_params(dense_epochs=None)
+    models[0]._validate_params()  # of what the dense net is given without
+    before = clone(asked).set_params(**_NOT_PRUNED, rewind=rewind, memory=memory)
+    before._heirs = [(model, chained) for model in models]
+    seconds = _fit(before, X, y, "dense", context, caller)
+    before.memory = asked.memory
+    yield 0.0, before, seconds
+    for level, model in zip(levels, models, strict=True):
+        if chained:
             model.estimator = FrozenEstimator(before)
         seconds = _fit(model, X, y, f"sparsity {level}", context, caller)
         # What it was fitted from is over; its parameters are again those asked for.

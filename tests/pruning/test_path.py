@@ -17,6 +17,7 @@ from sklearn_sparse_nn import (
 )
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.core.budget import n_pruned
+from sklearn_sparse_nn.parts import Rewind
 from sklearn_sparse_nn.pruning.path import check_levels
 from tests.pruning.nets import own_net, small, zeros_of
 from tests.pruning.test_memory import bits, outputs, trained  # noqa: F401
@@ -93,7 +94,11 @@ def test_from_the_dense_net_every_level_is_a_fit_of_its_own(
         rows = zip(model.history_, alone.history_, strict=True)
         assert all(a["train_loss"] == b["train_loss"] for a, b in rows)
         assert repr(model) == repr(alone)
-    assert repr(path.dense.memory) == "None"
+    assert path.dense.memory is None
+    alone = clone(pruner).set_params(
+        sparsity=0.0, rewind=None, prune_epochs=0, finetune_epochs=0
+    )
+    assert bits(path.dense) == bits(alone.fit(*classes))
 
 
 def test_from_the_dense_net_with_a_store_of_ones_own(classes, tmp_path, trained):  # noqa: F811
@@ -103,6 +108,32 @@ def test_from_the_dense_net_with_a_store_of_ones_own(classes, tmp_path, trained)
     assert [n for n in trained if n] == [3]
     assert len(outputs(tmp_path)) == 1
     assert {model.memory for model in (path.dense, *path.models)} == {str(tmp_path)}
+
+
+@pytest.mark.parametrize("start", ["previous", "dense"])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"regrow": "set"}, "Unknown regrow 'set'"),
+        ({"allocation": "erkk"}, "Unknown allocation 'erkk'"),
+        ({"allocation": 3}, "'allocation' parameter"),
+        ({"penalty": "l1", "schedule": "constant"}, "do not go together"),
+        ({"regrow": "random", "prune_epochs": 0}, "do not go together"),
+        ({"n_steps": 1000}, "pruning events do not fit in"),
+        ({"rewind": Rewind(epoch=9)}, "do not go together"),
+    ],
+)
+def test_what_levels_cannot_do_is_refused_before_the_dense_net_is_trained(
+    classes,
+    trained,  # noqa: F811
+    options,
+    match,
+    start,
+):
+    pruner = PrunedClassifier(small(), **QUICK | options)
+    with pytest.raises(ValueError, match=match):
+        pruning_path(pruner, *classes, sparsities=LEVELS, start=start)
+    assert trained == []
 
 
 def test_an_unknown_start(classes):
