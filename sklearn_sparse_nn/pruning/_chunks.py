@@ -20,8 +20,6 @@ from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.movement import Movement
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
-from sklearn_sparse_nn.nets.tabular import TabularNet
-from sklearn_sparse_nn.nets.targets import Labels
 from sklearn_sparse_nn.nets.training import drop_training_state
 from sklearn_sparse_nn.nets.units import uses_per_row
 from sklearn_sparse_nn.pruning._base import BasePruner, all_alive, count_zeros, is_ours
@@ -257,11 +255,14 @@ class ChunkPruner(BasePruner):
         """Set training up: a new net, or that of an earlier fit."""
         X, y = rows
         fitted = hasattr(self, "net_")
-        default = self._default_estimator
-        if classes is not None:
-            default = _knowing(default, unique_labels(classes))
-        start = FrozenEstimator(self) if fitted else self.estimator
-        dense = dense_net(start, default, X, y, random_state=seed)
+        dense = dense_net(
+            FrozenEstimator(self) if fitted else self.estimator,
+            self._default_estimator,
+            X,
+            y,
+            random_state=seed,
+            classes=None if classes is None else unique_labels(classes),
+        )
         net = dense.net
         refuse_restoring(net)
         _check_known(dense.targets, classes)
@@ -345,15 +346,6 @@ class ChunkPruner(BasePruner):
             "_uses": training.uses,
             "_training": kept,
         }
-
-
-def _knowing(default: type[TabularNet], classes: np.ndarray) -> type[TabularNet]:
-    """Give a default net's class that knows all classes before it has seen them."""
-
-    def learn(self: Any, y: np.ndarray) -> Labels:
-        return Labels(classes)
-
-    return type(default.__name__, (default,), {"_learn_targets": learn})
 
 
 def _check_known(targets: Any, classes: Any) -> None:

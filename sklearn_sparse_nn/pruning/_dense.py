@@ -55,7 +55,13 @@ def is_own_net(estimator: Any) -> bool:
 
 
 def dense_net(
-    estimator: Any, default: type[TabularNet], X: Any, y: Any, *, random_state: Any
+    estimator: Any,
+    default: type[TabularNet],
+    X: Any,
+    y: Any,
+    *,
+    random_state: Any,
+    classes: np.ndarray | None = None,
 ) -> DenseNet:
     """Make the net that a pruner starts from.
 
@@ -69,6 +75,8 @@ def dense_net(
         Validated training data.
     random_state : int, RandomState instance or None
         The pruner's; an estimator's own comes first.
+    classes : ndarray of shape (n_classes,) or None, default=None
+        Labels that the net is to know, where not all of them are in `y`.
 
     Returns
     -------
@@ -81,14 +89,13 @@ def dense_net(
     _check_kind(inner, default)
     if frozen:
         return _from_frozen(inner, default, X, y)
+    targets = _learn(default, y if classes is None else classes)
     if isinstance(inner, NeuralNet):
-        net = clone(inner).initialize()
-        return _fed(net, _learn(default, y), X, y)
+        return _fed(clone(inner).initialize(), targets, X, y)
     inner = clone(inner)
     if inner.random_state is None:
         inner.set_params(random_state=random_state)
     check_parameters(inner)
-    targets = _learn(default, y)
     net = inner.build_net(X, y, targets).initialize()
     return DenseNet(net, targets, as_net_input(X), targets.encode(y))
 
