@@ -4,18 +4,20 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-__all__ = ["as_seed", "isolated_rng"]
+__all__ = ["as_seed", "has_foreign_parts", "isolated_rng"]
 
 # The global generators belong to the process, so fits of user nets in several
 # threads take turns: interleaved they would be neither reproducible nor restorable.
 _TURN = threading.RLock()
+_OURS = ("sklearn_sparse_nn.", "skorch.", "torch.optim.")
 
 
 def as_seed(random_state: Any) -> int:
@@ -42,6 +44,40 @@ def as_seed(random_state: Any) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def has_foreign_parts(*parts: Any) -> bool:
+    """Tell whether some of a net's parts are a user's, and may draw random numbers.
+
+    Parameters
+    ----------
+    *parts : callback, class, function, str, number, None, or lists of these
+        Not a user's is what comes from this package, skorch or `torch.optim`, with all
+        that it was made with.
+
+    Examples
+    --------
+    >>> from skorch.callbacks import EarlyStopping, EpochScoring
+    >>> has_foreign_parts("adamw", [("stop", EarlyStopping())], None)
+    False
+    >>> has_foreign_parts([EpochScoring(lambda net, X, y: 0.0)])
+    True
+    """
+    return not all(map(_is_known, parts))
+
+
+def _is_known(part: Any) -> bool:
+    if part is None or isinstance(part, (str, Real)):
+        return True
+    if isinstance(part, (list, tuple)):
+        return all(map(_is_known, part))
+    home = part if isinstance(part, (type, FunctionType)) else type(part)
+    nested = {}
+    if home is not part and hasattr(part, "get_params"):
+        nested = part.get_params(deep=False)
+    return f"{home.__module__}.".startswith(_OURS) and all(
+        map(_is_known, nested.values())
+    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The default dense nets: scikit-learn estimators that build and own a skorch net."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +30,11 @@ from sklearn_sparse_nn.nets.estimator import (
     as_net_input,
 )
 from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
-from sklearn_sparse_nn.nets.seeding import as_seed
+from sklearn_sparse_nn.nets.seeding import (
+    as_seed,
+    has_foreign_parts,
+    isolated_rng,
+)
 from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
 
@@ -217,11 +222,14 @@ class TabularNet(NetEstimator):
     def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
         targets = self._learn_targets(y)
         net = self.build_net(X, y, targets).initialize()
-        run = TrainingRun(net, as_net_input(X), targets.encode(y))
-        for _ in range(net.max_epochs):
-            if not run.epoch("dense"):
-                break
-        run.end()
+        # What someone else wrote may draw from the global generators.
+        foreign = has_foreign_parts(self.optimizer, self.callbacks)
+        with isolated_rng(as_seed(self.random_state)) if foreign else nullcontext():
+            run = TrainingRun(net, as_net_input(X), targets.encode(y))
+            for _ in range(net.max_epochs):
+                if not run.epoch("dense"):
+                    break
+            run.end()
         drop_training_state(net)
         return {"net_": net, "targets_": targets}
 

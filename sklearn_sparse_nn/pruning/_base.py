@@ -28,10 +28,16 @@ from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
 from sklearn_sparse_nn.nets.units import uses_per_row
 from sklearn_sparse_nn.pruning._dense import (
     DenseNet,
+    brings_code,
     dense_net,
     is_own_net,
 )
-from sklearn_sparse_nn.pruning._dense_phase import DensePhase, shared_dense, train_dense
+from sklearn_sparse_nn.pruning._dense_phase import (
+    DensePhase,
+    OnPath,
+    shared_dense,
+    train_dense,
+)
 from sklearn_sparse_nn.pruning._engine import check_steps, prune
 from sklearn_sparse_nn.pruning._fitted import PrunedNet
 from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
@@ -129,25 +135,25 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         return self
 
     def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
+        path = self.__dict__.pop("_path", OnPath())  # left there by `walk`
         seed = as_seed(self.random_state)
-        own = is_own_net(self.estimator)
         # What someone else wrote may draw from the global generators.
         parts = [self.importance, self.allocation, self.schedule]
         parts += [self.granularity, self.regrow]
-        foreign = own or not all(map(is_ours, parts))
+        foreign = brings_code(self.estimator) or not all(map(is_ours, parts))
         with isolated_rng(seed) if foreign else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
             )
-            return self._prune(dense, seed, foreign)
+            return self._prune(dense, seed, foreign, path)
 
-    def _prune(self, dense: DenseNet, seed: int, foreign: bool) -> dict[str, Any]:
+    def _prune(
+        self, dense: DenseNet, seed: int, foreign: bool, path: OnPath
+    ) -> dict[str, Any]:
         """Prune a dense net in place; give the fitted attributes that come of it.
 
         Those with an underscore in front are what later calls need, so that changed
-        parameters change no fitted net. A path leaves the pruners that go on from this
-        net in `_heirs`, each with whether it is trained for them; what they ask for is
-        refused here, before any training.
+        parameters change no fitted net.
         """
         last, width = last_layer(dense.net, dense.X) or (None, 0)
         uses = uses_per_row(dense.net, dense.X)
@@ -158,7 +164,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         request = resolve(self, layers, frozen=dense.frozen)
         later = [
             resolve(heir, layers, frozen=dense.frozen or trained)
-            for heir, trained in self.__dict__.pop("_heirs", ())
+            for heir, trained in path.heirs
         ]
         if any(asked.distill.weight for asked in (request, *later)):
             check_distillable(dense.net)
@@ -181,9 +187,11 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             fitted=partial(_so_far, known, tuple(request.layers)),
             foreign=foreign,
         )
-        phase = self._dense_phase(dense, run, request, seed, foreign, progress)
+        phase = self._dense_phase(
+            dense, run, request, seed, foreign=foreign, progress=progress, path=path
+        )
         net = phase.net
-        if net is not dense.net:  # it was in the store
+        if net is not dense.net:  # it was trained elsewhere
             request = resolve(self, prunable_layers(net.module_), frozen=dense.frozen)
         alive = zero_mask(request.layers) if dense.frozen else None
         masks, history = prune(
@@ -208,10 +216,12 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         run: TrainingRun,
         request: Request,
         seed: int,
+        *,
         foreign: bool,
         progress: Progress,
+        path: OnPath,
     ) -> DensePhase:
-        """Train the epochs before the first event, or take them out of the store."""
+        """Train the epochs before the first event, or take them from elsewhere."""
         train = partial(
             train_dense,
             dense.net,
@@ -222,14 +232,19 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             needs=request.needs,
             progress=progress,
         )
-        key = self._dense_key(dense, request, seed, foreign)
         return shared_dense(
-            self.memory, key, train, dense, foreign=foreign, progress=progress
+            self.memory,
+            self._dense_key(dense, request, seed, foreign),
+            train,
+            dense,
+            foreign=foreign,
+            progress=progress,
+            kept=path.dense if request.plan.dense_epochs else None,
         )
 
     def _dense_key(
         self, dense: DenseNet, request: Request, seed: int, foreign: bool
-    ) -> str | None:
+    ) -> tuple[str, tuple[Any, ...]] | None:
         """Make a key of what the dense phase depends on, and of nothing else."""
         if self.memory is None or not request.plan.dense_epochs:
             return None
@@ -244,7 +259,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             estimator,
             dense.X,
             dense.y,
-            seed=drawn,
+            seed=(drawn, foreign),
             epochs=request.plan.dense_epochs,
             rewind=request.rewind and request.rewind.epoch,
             watched=watched and (watched, sorted(request.layers)),

@@ -33,7 +33,7 @@ from sklearn_sparse_nn.pruning._chunk_training import (
     resolve_now,
     watch,
 )
-from sklearn_sparse_nn.pruning._dense import dense_net, is_own_net
+from sklearn_sparse_nn.pruning._dense import brings_code, dense_net
 from sklearn_sparse_nn.pruning._dense_phase import epoch_row
 from sklearn_sparse_nn.pruning._kept import Kept, keep
 from sklearn_sparse_nn.pruning._progress import Progress
@@ -246,10 +246,9 @@ class ChunkPruner(BasePruner):
 
     def _draws_globally(self) -> bool:
         """Tell whether somebody else's code may use the global generators."""
-        begun = "_own_dtype" in self.__dict__
-        own = self._own_dtype is not None if begun else is_own_net(self.estimator)
+        start = FrozenEstimator(self) if hasattr(self, "net_") else self.estimator
         parts = self.importance, self.allocation, self.granularity
-        return own or not all(map(is_ours, parts))
+        return brings_code(start) or not all(map(is_ours, parts))
 
     def _begin(self, rows: Any, classes: Any, seed: int) -> ChunkTraining:
         """Set training up: a new net, or that of an earlier fit."""

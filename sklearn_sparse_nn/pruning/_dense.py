@@ -16,10 +16,11 @@ from torch import nn
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.nets.activations import copy_module, first_outputs
 from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
+from sklearn_sparse_nn.nets.seeding import has_foreign_parts
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
-__all__ = ["DenseNet", "as_dtype", "dense_net", "is_own_net"]
+__all__ = ["DenseNet", "as_dtype", "brings_code", "dense_net", "is_own_net"]
 
 
 @dataclass
@@ -52,6 +53,24 @@ def is_own_net(estimator: Any) -> bool:
     if hasattr(estimator, "_own_dtype"):  # a fitted pruner
         return estimator._own_dtype is not None
     return isinstance(estimator, NeuralNet)
+
+
+def brings_code(estimator: Any) -> bool:
+    """Tell whether something in a net is a user's, and may draw random numbers.
+
+    Parameters
+    ----------
+    estimator : TabularNet, skorch.NeuralNet, FrozenEstimator or None
+        As given to a pruner.
+    """
+    if is_own_net(estimator):
+        return True
+    if isinstance(estimator, FrozenEstimator):
+        net = getattr(estimator.estimator, "net_", None)
+        return net is not None and has_foreign_parts(net.optimizer, net.callbacks)
+    return estimator is not None and has_foreign_parts(
+        estimator.optimizer, estimator.callbacks
+    )
 
 
 def dense_net(

@@ -1,6 +1,7 @@
 """The dense phase: what is trained before the first pruning event."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Real
@@ -15,10 +16,22 @@ from sklearn_sparse_nn.nets.training import TrainingRun
 from sklearn_sparse_nn.pruning._dense import DenseNet
 from sklearn_sparse_nn.pruning._progress import Progress
 from sklearn_sparse_nn.pruning._rewind import Beginning
-from sklearn_sparse_nn.pruning._snapshot import global_rng, restore_global_rng
+from sklearn_sparse_nn.pruning._snapshot import (
+    dump,
+    global_rng,
+    load,
+    restore_global_rng,
+)
 from sklearn_sparse_nn.pruning._store import recall
 
-__all__ = ["DensePhase", "epoch_row", "shared_dense", "train_dense"]
+__all__ = [
+    "DensePhase",
+    "KeptPhase",
+    "OnPath",
+    "epoch_row",
+    "shared_dense",
+    "train_dense",
+]
 
 
 @dataclass
@@ -105,14 +118,63 @@ def train_dense(
     return phase
 
 
+@dataclass
+class OnPath:
+    """What a fit has to do with the other fits of a path.
+
+    Parameters
+    ----------
+    heirs : sequence of (pruner, bool)
+        Pruners that go on from its net, each with whether it is trained for them. What
+        they ask for and cannot have is refused before any training.
+    dense : KeptPhase or None
+        Where the dense phase is kept, if all fits of the path start from it.
+    """
+
+    heirs: Sequence[tuple[Any, bool]] = ()
+    dense: "KeptPhase | None" = None
+
+
+class KeptPhase:
+    """A dense phase, and copies of it for the other fits of a path."""
+
+    def __init__(self) -> None:
+        self._blob: bytes | None = None
+        self._fails = False
+
+    def copy(self, dense: DenseNet) -> tuple[DensePhase, Any] | None:
+        """Give a copy around the rows of `dense`; None if none is kept."""
+        if self._blob is None:
+            return None
+        found: tuple[DensePhase, Any] = load(self._blob, (dense.X, dense.y))
+        return found
+
+    def keep(self, found: tuple[DensePhase, Any], dense: DenseNet) -> None:
+        """Keep a phase, and what belongs to it; warn, once, if that cannot be."""
+        if self._fails or self._blob is not None:
+            return
+        try:
+            self._blob = dump(found, (dense.X, dense.y))
+        except Exception as error:  # pickling anything may fail in any way
+            self._fails = True
+            warnings.warn(
+                f"The dense net cannot be copied ({type(error).__name__}: {error}), so "
+                "it is trained again for every level. Results are the same, only "
+                "slower.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
 def shared_dense(
     memory: Any,
-    key: str | None,
+    key: tuple[str, tuple[Any, ...]] | None,
     train: Callable[[], DensePhase],
     dense: DenseNet,
     *,
     foreign: bool,
     progress: Progress,
+    kept: KeptPhase | None = None,
 ) -> DensePhase:
     """Take a dense phase out of a store, or train it and put it there.
 
@@ -120,8 +182,9 @@ def shared_dense(
     ----------
     memory : str, joblib.Memory or object with ``cache``
         The store.
-    key : str or None
-        Of all that the phase depends on; None if it can have none.
+    key : tuple of str and tuple, or None
+        Of all that the phase depends on, with the parts of it that are not stored; None
+        if it can have none.
     train : callable
         Trains the phase.
     dense : DenseNet
@@ -130,14 +193,14 @@ def shared_dense(
         Whether the global generators are part of the run.
     progress : Progress
         Told of a phase that is found.
+    kept : KeptPhase or None, default=None
+        Asked before the store.
 
     Returns
     -------
     phase : DensePhase
         Where it was found, around another net than that of `dense`.
     """
-    if key is None:
-        return train()
 
     def train_and_look() -> tuple[DensePhase, Any]:
         phase = train()
@@ -145,14 +208,24 @@ def shared_dense(
             raise _StoppedError(phase)
         return phase, global_rng() if foreign else None
 
+    def look() -> tuple[tuple[DensePhase, Any], str]:
+        if key is None:
+            return train_and_look(), ""
+        data = (dense.X, dense.y, *key[1])
+        found, was_there = recall(memory, key[0], train_and_look, data)
+        return found, "memory" if was_there else ""
+
+    copy = None if kept is None else kept.copy(dense)
     try:
-        (phase, rng), found = recall(memory, key, train_and_look, (dense.X, dense.y))
+        (phase, rng), place = look() if copy is None else (copy, "the path")
     except _StoppedError as stop:
         return stop.phase
-    if found:
-        if rng is not None:
+    if kept is not None:
+        kept.keep((phase, rng), dense)
+    if place:
+        if foreign and rng is not None:
             restore_global_rng(rng)
-        progress.recalled(phase.history, phase.net)
+        progress.recalled(phase.history, phase.net, place)
     return phase
 
 

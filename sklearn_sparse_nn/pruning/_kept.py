@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from sklearn_sparse_nn.pruning._snapshot import _Pickler, load
+from sklearn_sparse_nn.pruning._snapshot import SnapshotPickler, load
 
 __all__ = ["Kept", "keep"]
 
@@ -57,7 +57,7 @@ def keep(value: Any) -> Kept:
     return Kept(file.getvalue(), tuple(pickler.parts))
 
 
-class _LivePickler(_Pickler):
+class _LivePickler(SnapshotPickler):
     def __init__(self, file: Any) -> None:
         super().__init__(file, ())
         self.parts: list[Any] = []

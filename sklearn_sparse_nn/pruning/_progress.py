@@ -126,11 +126,11 @@ class Progress:
         self.stopped = True
         return False
 
-    def recalled(self, history: History, net: NeuralNet) -> None:
-        """Tell of a dense phase that was in the store."""
+    def recalled(self, history: History, net: NeuralNet, place: str) -> None:
+        """Tell of a dense phase that was not trained, but is from some place."""
         self._history = list(history)
         if self._verbose:
-            print(f"   dense {len(history):>4}  epochs, from memory")
+            print(f"   dense {len(history):>4}  epochs, from {place}")
         with self.phase("dense", 0, net):
             pass
 

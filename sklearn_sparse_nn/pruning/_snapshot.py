@@ -10,8 +10,9 @@ import cloudpickle
 import numpy as np
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import EarlyStopping
 
-__all__ = ["dump", "global_rng", "load", "restore_global_rng"]
+__all__ = ["SnapshotPickler", "dump", "global_rng", "load", "restore_global_rng"]
 
 
 def dump(value: Any, data: tuple[Any, ...]) -> bytes:
@@ -34,7 +35,7 @@ def dump(value: Any, data: tuple[Any, ...]) -> bytes:
         Something in it cannot be pickled, such as an open file of a callback.
     """
     buffer = io.BytesIO()
-    _Pickler(buffer, data).dump(value)
+    SnapshotPickler(buffer, data).dump(value)
     return buffer.getvalue()
 
 
@@ -72,7 +73,7 @@ def restore_global_rng(state: Any) -> None:
         torch.cuda.set_rng_state_all(cuda)
 
 
-class _Pickler(cloudpickle.Pickler):
+class SnapshotPickler(cloudpickle.Pickler):
     """Writes a net and all around it at once.
 
     skorch's own way writes modules and optimizers apart from callbacks, so that a
@@ -90,6 +91,9 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, NeuralNet):
             state = dict(obj.__dict__)
             return object.__new__, (type(obj),), state, None, None, _set_state
+        if getattr(type(obj), "__getstate__", None) is EarlyStopping.__getstate__:
+            # skorch's own way leaves out the weights of the best epoch.
+            return object.__new__, (type(obj),), dict(obj.__dict__)
         if isinstance(obj, torch.Generator):
             return _generator, (str(obj.device), obj.get_state())
         return super().reducer_override(obj)

@@ -1,35 +1,33 @@
 """The dense phase in a store: computed once, for all that ask for the same."""
 
-import inspect
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
-import joblib
-import numpy as np
 import skorch
 import torch
 from joblib.memory import MemorizedFunc
-from scipy import sparse
 from sklearn.utils.validation import check_memory
 
+from sklearn_sparse_nn import __version__
+from sklearn_sparse_nn.pruning._fingerprint import fingerprint
 from sklearn_sparse_nn.pruning._snapshot import dump, load
 
 __all__ = ["key_of", "recall"]
 
-_FORMAT = 1  # of what is stored; another number forgets all
-# What belongs to nobody but this package and what it builds on.
-_KNOWN = ("sklearn_sparse_nn", "torch", "skorch", "sklearn", "numpy", "builtins")
+_FORMAT = 2  # of what is stored; another number forgets all
 
 # Warning filters belong to the process.
 _TURN = threading.Lock()
 
 
-def key_of(memory: Any, estimator: Any, X: Any, y: Any, **settings: Any) -> str | None:
+def key_of(
+    memory: Any, estimator: Any, X: Any, y: Any, **settings: Any
+) -> tuple[str, tuple[Any, ...]] | None:
     """Make a key of all that a dense phase depends on.
 
     Parameters
@@ -37,70 +35,28 @@ def key_of(memory: Any, estimator: Any, X: Any, y: Any, **settings: Any) -> str 
     memory : str, joblib.Memory or object with ``cache``
         The store, for the warning.
     estimator : estimator
-        Whose parameters count, nested ones too, with the source code of classes and
-        functions in them that are a user's own.
+        Whose parameters count, as `fingerprint` tells them apart.
     X, y : arrays
         Validated training data; values and dtypes count, memory layouts do not.
     **settings
-        What else counts: numbers, strings, None and tuples of these.
+        What else counts.
 
     Returns
     -------
-    key : str or None
-        Of 64 hexadecimal digits. None, with a warning, where a parameter cannot be
-        pickled.
+    key : str
+        Of 64 hexadecimal digits.
+    parts : tuple
+        A user's classes and functions among the parameters. They are not stored, so
+        that a stored net has those of who asks for it.
+
+    None, with a warning, where a parameter has no state to tell it from others.
     """
     versions = (_FORMAT, sys.version_info[:2], torch.__version__, skorch.__version__)
-    sources: dict[str, str] = {}
-    described = _described(estimator, sources)
-    parts = (versions, described, sources, _plain(X), _plain(y), settings)
     try:
-        return sha256(joblib.hash(parts, hash_name="sha1").encode()).hexdigest()
-    except Exception as error:  # pickling anything may fail in any way
+        return fingerprint(versions, __version__, estimator, X, y, settings)
+    except Exception as error:  # the state of anything may fail in any way
         _warn(memory, error)
         return None
-
-
-def _plain(array: Any) -> Any:
-    """Give an array's values, wherever and however they lie in memory."""
-    if sparse.issparse(array):
-        X = sparse.csr_array(array)
-        return X.shape, *(
-            np.ascontiguousarray(a) for a in (X.data, X.indices, X.indptr)
-        )
-    return np.asarray(np.ascontiguousarray(array))
-
-
-def _described(value: Any, sources: dict[str, str]) -> Any:
-    """Turn parameters into plain values, and gather the sources of what is foreign."""
-    if inspect.isclass(value) or inspect.isroutine(value):
-        _add_source(value, sources)
-        return value
-    if hasattr(value, "get_params"):
-        _add_source(type(value), sources)
-        params = value.get_params(deep=False)
-        return _name(type(value)), _described(dict(sorted(params.items())), sources)
-    if isinstance(value, Mapping):
-        return {name: _described(part, sources) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value).__name__, [_described(part, sources) for part in value]
-    _add_source(type(value), sources)
-    return value
-
-
-def _add_source(home: Any, sources: dict[str, str]) -> None:
-    classes = home.__mro__ if inspect.isclass(home) else [home]
-    for part in classes:
-        module = getattr(part, "__module__", None) or "builtins"
-        if module.split(".")[0] not in _KNOWN:
-            try:
-                sources[_name(part)] = inspect.getsource(part)
-            except (OSError, TypeError):
-                continue  # typed into an interpreter, or not written in Python
-
-
-def _name(part: Any) -> str:
-    return f"{part.__module__}.{part.__qualname__}"
 
 
 class _Job:

@@ -1,12 +1,16 @@
 """From level to level of sparsity: the fits of a path, one at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+
+from sklearn_sparse_nn._compat import check_parameters
+from sklearn_sparse_nn.pruning._dense_phase import KeptPhase, OnPath
+from sklearn_sparse_nn.pruning.recovery import resolve_rewind
 
 __all__ = ["STARTS", "walk"]
 
@@ -60,21 +64,19 @@ def walk(
     """
     chained = start == "previous"
     asked = clone(pruner)
-    memory = asked.memory if chained else asked.memory or _Store()
-    rewind = None if chained else asked.rewind
-    models = [
-        clone(asked).set_params(sparsity=level, memory=memory) for level in levels
-    ]
+    models = [clone(asked).set_params(sparsity=level) for level in levels]
+    check_parameters(models[0])  # also what the dense net is given without
     if chained:
+        _refuse_rewinding(asked)
         for model in models:
             model.set_params(dense_epochs=None)
-    models[0]._validate_params()  # of what the dense net is given without
-    before = clone(asked).set_params(**_NOT_PRUNED, rewind=rewind, memory=memory)
-    before._heirs = [(model, chained) for model in models]
-    seconds = _fit(before, X, y, "dense", context, caller)
-    before.memory = asked.memory
-    yield 0.0, before, seconds
+    kept = None if chained else KeptPhase()
+    rewind = None if chained else asked.rewind
+    before = clone(asked).set_params(**_NOT_PRUNED, rewind=rewind)
+    before._path = OnPath([(model, chained) for model in models], kept)
+    yield 0.0, before, _fit(before, X, y, "dense", context, caller)
     for level, model in zip(levels, models, strict=True):
+        model._path = OnPath(dense=kept)
         if chained:
             model.estimator = FrozenEstimator(before)
         seconds = _fit(model, X, y, f"sparsity {level}", context, caller)
@@ -84,19 +86,14 @@ def walk(
         before = model
 
 
-class _Store:
-    """A `memory` that lives as long as one path."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, bytes] = {}
-
-    def cache(self, function: Callable[..., bytes]) -> Callable[..., bytes]:
-        def cached(key: str, job: Any) -> bytes:
-            if key not in self._kept:
-                self._kept[key] = function(key, job)
-            return self._kept[key]
-
-        return cached
+def _refuse_rewinding(pruner: Any) -> None:
+    rewind = resolve_rewind(pruner.rewind)
+    if rewind is not None and rewind.epoch:
+        raise ValueError(
+            f"rewind={pruner.rewind!r} and start='previous' do not go together: a "
+            "level that starts from another one has no dense epoch to go back to. Use "
+            "start='dense', or rewind='weights'."
+        )
 
 
 def _fit(model: Any, X: Any, y: Any, name: str, context: Any, caller: Any) -> float:
