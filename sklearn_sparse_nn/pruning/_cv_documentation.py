@@ -15,8 +15,9 @@ PARAMETERS = """\
         ten whose densities are spaced evenly on a log scale, from 50 % to 0.5 %.
     start : {"previous", "dense"}, default="previous"
         What a level is pruned from, as in `pruning_path`: the level before it, or the
-        dense net. With ``"dense"`` scores and winner are those of a GridSearchCV over
-        the pruner's sparsity, bit for bit, where both have the same seed.
+        dense net. With ``"dense"`` scores are those of a GridSearchCV over the
+        pruner's sparsity, bit for bit, where the pruner has a seed; so is the winner,
+        but for levels with equal scores.
     select : {"best", "one_se", "tolerance"} or callable, default="best"
         Which level is taken. ``"best"``: the highest mean score, of equal ones the
         sparsest. ``"one_se"``: the sparsest within one standard error of the best.
@@ -43,6 +44,9 @@ PARAMETERS = """\
 CV_ATTRIBUTES = f"""\
     best_params_ : dict
         ``{{"sparsity": the chosen level}}``.
+    best_estimator_ : PrunedClassifier or PrunedRegressor
+        The pruner of that level, fitted on all rows; `net_` and what else is fitted
+        here are its own.
     best_index_ : int
         Its place in ``cv_results_``.
     best_score_ : float

@@ -1,5 +1,6 @@
 """The pruners that choose their sparsity by cross-validation along one path."""
 
+from collections.abc import Collection
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from sklearn.base import MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, _safe_indexing, indexable
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
@@ -45,7 +46,9 @@ from sklearn_sparse_nn.pruning._selection import (
     means_of,
 )
 from sklearn_sparse_nn.pruning._walk import STARTS, walk
+from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.path import as_pruner, check_levels, scores_of
+from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 
 __all__ = ["PrunedClassifierCV", "PrunedRegressorCV"]
 
@@ -56,6 +59,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     """What the two share; not for use by itself."""
 
     _default_estimator: ClassVar[type[TabularNet]]
+    _pruner_class: ClassVar[type[BasePruner]]
     _fit_takes = ("groups",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [BasePruner, TabularNet, NeuralNet, FrozenEstimator, None],
@@ -126,7 +130,11 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         pruner = self._pruner()
         levels = check_levels(self.sparsities)
         scorer = check_scoring(pruner, scoring=self.scoring)
+        self._check_deciding()
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
+        # Splitters and scorers get what was given, as from scikit-learn's searches.
+        given = self.__dict__.pop("_given")
+        X, y = indexable(given["X"], given["y"] if np.ndim(given["y"]) == 1 else y)
         splits = list(cv.split(X, y, groups))
         folds = self._folds(pruner, X, y, splits, levels, scorer)
         results = cv_results(levels, [fold for _, fold in folds])
@@ -151,7 +159,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             "best_params_": results["params"][best],
             "path_": path,
             "scorer_": scorer,
-            "_decided_by": None if self.scoring is None else name,
+            "_decided_by": name,
             "n_splits_": len(splits),
         }
 
@@ -160,7 +168,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         estimator = self.estimator
         if estimator is None:
             estimator = self._default_estimator()
-        pruner = as_pruner(estimator)
+        pruner = as_pruner(estimator, self._pruner_class)
         if is_classifier(pruner) != is_classifier(self):
             raise TypeError(
                 f"{type(self).__name__} was given a {type(pruner).__name__}; use the "
@@ -197,19 +205,25 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             context.call_on_fit_task_end(estimator=self)
         return folds
 
-    def _deciding(self, scores: dict[str, float]) -> str:
+    def _check_deciding(self) -> None:
+        """Refuse a `select_by` that names no score, where names are known already."""
+        if not callable(self.scoring):
+            single = self.scoring is None or isinstance(self.scoring, str)
+            self._deciding(["score"] if single else list(self.scoring))
+
+    def _deciding(self, names: Collection[str]) -> str:
         """Name the score that decides."""
-        if self.select_by is None and len(scores) == 1:
-            return next(iter(scores))
-        if self.select_by not in scores:
+        if self.select_by is None and len(names) == 1:
+            return next(iter(names))
+        if self.select_by not in names:
             raise ValueError(
                 f"select_by={self.select_by!r}, but there are several scores, and it "
-                f"must name the one that decides: {', '.join(map(repr, scores))}."
-                if len(scores) > 1
+                f"must name the one that decides: {', '.join(map(repr, names))}."
+                if len(names) > 1
                 else f"select_by={self.select_by!r} is no score; there is "
-                f"{next(iter(scores))!r} only, which decides."
+                f"{next(iter(names))!r} only, which decides."
             )
-        return self.select_by
+        return str(self.select_by)
 
     def _refit(
         self, pruner: Any, X: Any, y: Any, levels: list[Any]
@@ -234,9 +248,10 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         )
         if has_callbacks(model):  # the pruner's own, which are not this estimator's
             model.set_callbacks()
-        # All but its parameters, and what it was told of X, which has no names here.
-        left = {*model.get_params(deep=False), "n_features_in_"}
-        return {k: v for k, v in vars(model).items() if k not in left}, path
+        # What fit has added to it; `X` this estimator has seen by itself.
+        left = {*vars(clone(model)), "n_features_in_", "feature_names_in_"}
+        fitted = {k: v for k, v in vars(model).items() if k not in left}
+        return {**fitted, "best_estimator_": model}, path
 
     def _has_own_net(self) -> bool:
         inner = self.estimator
@@ -258,15 +273,17 @@ def _scored_path(
     verbose: int,
 ) -> Fold:
     """Score the dense net and every level on the rows that they have not seen."""
-    train, test = split
+    (X, X_test), (y, y_test) = (
+        [_safe_indexing(part, rows) for rows in split] for part in (X, y)
+    )
     rows = []
     if task is not None:
         task.call_on_fit_task_begin(estimator=caller)
     for level, model, seconds in walk(
-        pruner, X[train], y[train], levels, start=start, context=task, caller=caller
+        pruner, X, y, levels, start=start, context=task, caller=caller
     ):
         begin = perf_counter()
-        scores = scores_of(scorer, model, X[test], y[test])
+        scores = scores_of(scorer, model, X_test, y_test)
         rows.append({"scores": scores, "fit": seconds, "score": perf_counter() - begin})
         if verbose:
             text = "  ".join(f"{name} {score:.4g}" for name, score in scores.items())
@@ -280,7 +297,8 @@ class _ScorerMixin:
     """What is scored with afterwards is what has chosen."""
 
     scorer_: Any
-    _decided_by: str | None
+    best_estimator_: Any
+    _decided_by: str
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Score by what has chosen the level: `scoring`, or the pruner's own score.
@@ -302,10 +320,7 @@ class _ScorerMixin:
         """
         check_is_fitted(self)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if self._decided_by is None:
-            plain: float = super().score(X, y, **weights)  # type: ignore[misc]
-            return plain
-        given = self.scorer_(self, X, y, **weights)
+        given = self.scorer_(self.best_estimator_, X, y, **weights)
         return float(given[self._decided_by] if isinstance(given, dict) else given)
 
 
@@ -337,6 +352,7 @@ class PrunedClassifierCV(_ScorerMixin, NetClassifierMixin, BasePrunedCV):
     """
 
     _default_estimator = TabularNetClassifier
+    _pruner_class = PrunedClassifier
 
 
 class PrunedRegressorCV(_ScorerMixin, NetRegressorMixin, BasePrunedCV):
@@ -365,3 +381,4 @@ class PrunedRegressorCV(_ScorerMixin, NetRegressorMixin, BasePrunedCV):
     """
 
     _default_estimator = TabularNetRegressor
+    _pruner_class = PrunedRegressor

@@ -9,6 +9,7 @@ from sklearn.base import clone, is_regressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch
+from sklearn.utils.validation import check_consistent_length
 from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import InvalidParameterError
@@ -133,12 +134,17 @@ def pruning_path(
             f"The 'start' parameter must be one of {STARTS}. Got {start!r} instead."
         )
     pruner = as_pruner(estimator)
-    scorer = None if X_val is None else check_scoring(pruner, scoring=scoring)
+    scorer = check_scoring(pruner, scoring=scoring)
+    if X_val is not None:
+        check_consistent_length(X_val, y_val)
+        _check_width(X, X_val)
+    if on_level is not None and not callable(on_level):
+        raise TypeError(f"on_level must be a function or None. Got {on_level!r}.")
     models, scores, times = [], [], []
     for level, model, seconds in walk(
         pruner, X, y, check_levels(sparsities), start=start
     ):
-        score = None if scorer is None else scorer(model, X_val, y_val)
+        score = None if X_val is None else scorer(model, X_val, y_val)
         models.append(model)
         scores.append(score)
         times.append(seconds)
@@ -150,19 +156,31 @@ def pruning_path(
         dense=models[0],
         sparsity=np.array([model.sparsity_ for model in models[1:]]),
         n_nonzero=np.array([model.n_nonzero_ for model in models[1:]]),
-        scores=None if scorer is None else _stacked(scores[1:]),
+        scores=None if X_val is None else _stacked(scores[1:]),
         dense_score=scores[0],
         fit_time=np.array(times[1:]),
     )
 
 
-def as_pruner(estimator: Any) -> Any:
+def _check_width(X: Any, X_val: Any) -> None:
+    """Refuse validation rows that no net for the others can take."""
+    shapes = np.shape(X), np.shape(X_val)
+    if all(len(shape) == 2 for shape in shapes) and shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            f"X_val has {shapes[1][1]} features, but X has {shapes[0][1]}; they must "
+            "have the same."
+        )
+
+
+def as_pruner(estimator: Any, kind: Any = None) -> Any:
     """Make an unfitted pruner of what stands for one.
 
     Parameters
     ----------
     estimator : pruner, TabularNet, skorch.NeuralNet, FrozenEstimator or None
         Not changed.
+    kind : type or None, default=None
+        The pruner for a net; None for what the net says that it is.
 
     Returns
     -------
@@ -180,13 +198,14 @@ def as_pruner(estimator: Any) -> Any:
     if not isinstance(estimator, kinds):
         raise TypeError(
             "A path takes a PrunedClassifier or PrunedRegressor, or a net for one; got "
-            f"a {type(estimator).__name__}. Take the pruner out of a Pipeline, and "
-            "give it the rows that reach it there."
+            f"a {type(estimator).__name__}. Of a Pipeline or a search take the pruner "
+            "that is in it, and the rows that reach it there."
         )
     inner = estimator
     if isinstance(estimator, FrozenEstimator):
         inner = estimator.estimator
-    kind = PrunedRegressor if is_regressor(inner) else PrunedClassifier
+    if kind is None or isinstance(inner, TabularNet):
+        kind = PrunedRegressor if is_regressor(inner) else PrunedClassifier
     return kind(clone(estimator))
 
 
@@ -212,7 +231,8 @@ def check_levels(sparsities: Any) -> list[Any]:
     if sparsities is None:
         densities = np.geomspace(_DENSEST, _SPARSEST, _N_LEVELS)
         return [round(1 - float(density), 4) for density in densities]
-    levels = np.asarray(sparsities, dtype=object).ravel().tolist()
+    given = np.asarray(sparsities, dtype=object)
+    levels = given.tolist() if given.ndim == 1 else []
     counts = [_is_count(level) for level in levels]
     fractions = [_is_fraction(level) for level in levels]
     if not levels or not (all(counts) or all(fractions)):
@@ -259,7 +279,10 @@ def scores_of(
     """
     given = scorer(model, X, y)
     named = given if isinstance(given, dict) else {"score": given}
-    for name, score in named.items():
-        if np.ndim(score) or not isinstance(score, Real):
-            raise ValueError(f"scoring must give numbers; {name!r} is {score!r}.")
-    return {name: float(score) for name, score in named.items()}
+    scores = {}
+    for name, value in named.items():
+        score = value.item() if getattr(value, "ndim", None) == 0 else value
+        if not isinstance(score, Real):
+            raise ValueError(f"scoring must give numbers; {name!r} is {value!r}.")
+        scores[name] = float(score)
+    return scores

@@ -6,9 +6,12 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import check_scoring, make_scorer, mean_absolute_error
@@ -33,8 +36,8 @@ from sklearn_sparse_nn import (
 )
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.pruning._selection import choose_level, cv_results
-from tests.pruning.nets import own_net, small
-from tests.pruning.test_memory import bits
+from tests.pruning.nets import own_net, own_regressor, small
+from tests.pruning.test_memory import bits, trained  # noqa: F401
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
 LEVELS = [0.3, 0.5, 0.6]
@@ -347,6 +350,83 @@ def test_its_score_is_that_of_a_grid_search(classes, weights):
         best = grid.best_estimator_
         scorer = grid.scorer_[by] if by else check_scoring(best, scoring)
         assert found.score(X, y, **given) == scorer(best, X, y, **given)
+
+
+SCORES = {
+    "score": lambda pruner, X, y: pruner.score(X, y),
+    "dict": lambda pruner, X, y: {"a": pruner.score(X, y), "b": pruner.sparsity},
+    "array": lambda pruner, X, y: np.array(pruner.score(X, y)),
+    "tensor": lambda pruner, X, y: torch.tensor(pruner.score(X, y)).double(),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_that_ask_the_pruner(classes, name):
+    X, y = classes
+    by = "a" if name == "dict" else None
+    found = make_search(scoring=SCORES[name], select_by=by).fit(X, y)
+    best = found.best_estimator_
+    assert isinstance(best, PrunedClassifier)
+    assert best.sparsity == found.best_params_["sparsity"]
+    assert best.score(X, y) == np.mean(found.predict(X) == y)
+    assert found.score(X, y) == pytest.approx(best.score(X, y), rel=1e-6)
+
+
+def test_a_score_that_decides_is_looked_for_first(classes, trained):  # noqa: F811
+    for scoring, by in (
+        (["accuracy", "f1_macro"], None),
+        ({"a": "accuracy", "b": "f1_macro"}, "c"),
+        ("accuracy", "f1_macro"),
+        (None, "accuracy"),
+    ):
+        with pytest.raises(ValueError, match="select_by="):
+            make_search(scoring=scoring, select_by=by).fit(*classes)
+    assert trained == []
+
+
+def test_what_was_set_on_it_stays(classes):
+    pruner = PrunedClassifier(small(), **QUICK).set_output(transform="pandas")
+    with config_context(enable_metadata_routing=True):
+        pruner.set_score_request(sample_weight=False)
+        found = PrunedClassifierCV(pruner, sparsities=[0.5], cv=2)
+        found.set_fit_request(groups=True).set_output(transform="default")
+        before = repr(found.get_metadata_routing())
+        found.fit(*classes)
+        assert repr(found.get_metadata_routing()) == before
+    assert found.transform(classes[0]).shape == (120, 12)
+
+
+def test_splitters_and_scores_are_given_what_fit_was_given(classes):
+    X, y = classes
+    frame = pd.DataFrame(X, columns=list("abcdefgh"))
+    labels = pd.Series(np.array(["u", "v", "w"])[y], index=frame.index + 7)
+    seen = []
+
+    class ByColumn(KFold):
+        def split(self, X, y, groups=None):
+            seen.append((X["a"].shape, type(y)))
+            return super().split(X, y, groups)
+
+    def score(pruner, X, y):
+        seen.append((type(X["a"]), type(y)))
+        return np.mean(pruner.predict(X) == y.to_numpy())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = make_search(scoring=score, cv=ByColumn(2)).fit(frame, labels)
+        assert found.score(frame, labels) == score(found, frame, labels)
+    assert set(seen) == {((120,), pd.Series), (pd.Series, pd.Series)}
+    assert found.feature_names_in_.tolist() == list("abcdefgh")
+
+
+def test_a_users_net_is_what_the_search_needs(values):
+    X, y = values[0], (values[1] / values[1].std()).astype(np.float32)
+    net = own_regressor()
+    found = PrunedRegressorCV(net, sparsities=[0.3], cv=2, random_state=0)
+    with pytest.warns(DataConversionWarning) as caught:
+        found.fit(X, y.reshape(-1, 1))
+    assert len(caught) == 1
+    assert isinstance(found.best_estimator_, PrunedRegressor)
 
 
 def test_nets_of_ones_own(classes):

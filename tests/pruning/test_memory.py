@@ -1,6 +1,7 @@
 """The dense phase in a store: the same fit, trained once, whatever the store does."""
 
 import errno
+import functools
 import os
 import pickle
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     GridSearchCV,
@@ -558,3 +560,154 @@ def test_a_checkpoint_of_the_users_is_left_alone(classes, tmp_path, trained):
     expected = bits(pruner.fit(*classes))
     pruner.set_params(memory=str(tmp_path / "store"))
     assert bits(pruner.fit(*classes)) == expected
+
+
+def test_the_best_epoch_is_stored_too(classes, tmp_path, trained):
+    net = small(max_epochs=8, lr=0.3, early_stopping=True, patience=3, random_state=0)
+    dense = net.fit(*classes).net_
+    best = int(np.argmin(dense.history[:, "valid_loss"]))
+    assert best < len(dense.history) - 1  # else the last epoch would do
+    pruner = PrunedClassifier(net, **QUICK | {"sparsity": 0.2})
+    expected = bits(pruner.fit(*classes))
+    pruner.set_params(memory=str(tmp_path))
+    assert bits(pruner.fit(*classes)) == expected
+    assert bits(pruner.fit(*classes)) == expected
+    assert len(trained) == 2
+
+
+def in_no_file(activation):
+    """Make a module class as an edited notebook cell does, or another process."""
+    place = {"__name__": "__main__"}
+    exec(MODULE.format(activation=activation), place)
+    return place["Net"]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda made: own_net(made),
+        lambda made: own_net(functools.partial(made)),
+        lambda made: own_net(torch.nn.Sequential(made())),
+    ],
+    ids=["class", "partial", "module"],
+)
+def test_a_class_that_is_in_no_file_counts_by_its_code(
+    classes, tmp_path, trained, held
+):
+    for n, activation in enumerate(["relu", "tanh", "relu"]):
+        torch.manual_seed(0)
+        made = in_no_file(activation)
+        pruner = PrunedClassifier(held(made), memory=str(tmp_path), **QUICK)
+        pruner.fit(*classes)
+        assert len(trained) == min(n + 1, 2)
+        # A net out of the store is of the class that was asked for.
+        assert any(type(part) is made for part in pruner.net_.module_.modules())
+
+
+def test_tensors_among_the_parameters_have_one_key(classes, tmp_path, trained):
+    for weights in ([1.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 3.0]):
+        net = own_net(criterion__weight=torch.tensor(weights))
+        PrunedClassifier(net, memory=str(tmp_path), **QUICK).fit(*classes)
+    assert len(trained) == 2
+
+
+def test_a_stored_net_leaves_the_global_generators_alone(classes, tmp_path, trained):
+    net = small(random_state=None)
+    pruner = PrunedClassifier(net, memory=str(tmp_path), **QUICK)
+    pruner.set_params(importance=draws_globally).fit(*classes)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for importance in ("magnitude", draws_globally, "magnitude"):
+        pruner.set_params(importance=importance).fit(*classes)
+        assert torch.equal(before, torch.get_rng_state())
+    assert len(trained) == 2  # a run that owns the global generators is another one
+
+
+class Shakes(Callback):
+    """Draws from the global generator."""
+
+    def on_epoch_end(self, net, **kwargs):
+        with torch.no_grad():
+            for weights in net.module_.parameters():
+                weights.add_(0.01 * torch.randn_like(weights))
+
+
+def test_a_callback_that_draws_equals_with_memory_and_leaves_no_trace(
+    classes, tmp_path, trained
+):
+    pruner = PrunedClassifier(small(callbacks=[Shakes()]), **QUICK)
+    before = torch.get_rng_state()
+    expected = bits(pruner.fit(*classes))
+    assert bits(pruner.fit(*classes)) == expected
+    pruner.set_params(memory=str(tmp_path))
+    assert bits(pruner.fit(*classes)) == expected
+    assert bits(pruner.fit(*classes)) == expected
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(trained) == 3
+
+
+def test_a_net_or_chunks_with_a_callback_that_draws_have_one_result(classes):
+    X, y = classes
+    before = torch.get_rng_state()
+    net = small(callbacks=[Shakes()], random_state=0)
+    nets = [clone(net).fit(X, y).net_.module_.state_dict() for _ in range(2)]
+    assert all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
+    pruner = PrunedClassifier(net, **QUICK)
+    chunks = [
+        bits(clone(pruner).partial_fit(X, y, classes=[0, 1, 2]).partial_fit(X, y))
+        for _ in range(2)
+    ]
+    assert chunks[0] == chunks[1]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+SCRIPT = """
+import pickle, sys, warnings
+import torch
+from pathlib import Path
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier
+from torch import nn
+from sklearn_sparse_nn import PrunedClassifier
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3)
+    def forward(self, X):
+        return self.two(torch.relu(self.one(X)))
+
+if __name__ == "__main__":
+    warnings.simplefilter("error", UserWarning)
+    X, y = load_iris(return_X_y=True)
+    net = NeuralNetClassifier(
+        Net, criterion=nn.CrossEntropyLoss, max_epochs=2, verbose=0
+    )
+    pruner = PrunedClassifier(
+        net, prune_epochs=1, finetune_epochs=1, n_steps=1, random_state=0,
+        memory=sys.argv[1],
+    )
+    search = GridSearchCV(pruner, {"sparsity": [0.3, 0.6]}, cv=2, n_jobs=2)
+    search.fit(X.astype("float32"), y)
+    assert type(search.best_estimator_.net_.module_) is Net
+    pickle.dumps(search)
+    print(len([*Path(sys.argv[1]).rglob("output.pkl")]))
+"""
+
+
+def test_a_class_of_a_script_is_shared_by_workers_and_with_the_next_run(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    store = tmp_path / "store"
+    for _ in range(2):
+        found = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning", str(script), str(store)],
+            capture_output=True,
+            check=False,
+            cwd=ROOT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.split() == ["3"]

@@ -1,13 +1,19 @@
 """The path from dense to sparse, level by level."""
 
+import threading
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.pipeline import make_pipeline
+from skorch.callbacks import Callback
+from torch import nn
 
 from sklearn_sparse_nn import (
     PrunedClassifier,
@@ -121,6 +127,7 @@ def test_from_the_dense_net_with_a_store_of_ones_own(classes, tmp_path, trained)
         ({"regrow": "random", "prune_epochs": 0}, "do not go together"),
         ({"n_steps": 1000}, "pruning events do not fit in"),
         ({"rewind": Rewind(epoch=9)}, "do not go together"),
+        ({"prune_epochs": True}, "'prune_epochs' parameter"),
     ],
 )
 def test_what_levels_cannot_do_is_refused_before_the_dense_net_is_trained(
@@ -134,6 +141,72 @@ def test_what_levels_cannot_do_is_refused_before_the_dense_net_is_trained(
     with pytest.raises(ValueError, match=match):
         pruning_path(pruner, *classes, sparsities=LEVELS, start=start)
     assert trained == []
+
+
+def local_net():
+    class Local(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, X):
+            return self.two(torch.relu(self.one(X)))
+
+    return own_net(Local)
+
+
+@pytest.mark.parametrize("memory", [None, "/proc/no/such/folder"])
+def test_from_the_dense_net_it_is_trained_once_without_a_store_of_ones_own(
+    classes,
+    trained,  # noqa: F811
+    memory,
+    capsys,
+):
+    pruner = PrunedClassifier(local_net(), memory=memory, verbose=1, **QUICK)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pruning_path(pruner, *classes, sparsities=LEVELS, start="dense")
+    assert len(caught) == (memory is not None)
+    assert len([n for n in trained if n]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("from the path") == len(LEVELS)
+    assert "memory" not in printed
+
+
+def test_a_net_that_cannot_be_copied_is_warned_of_once(classes, trained):  # noqa: F811
+    class Locks(Callback):
+        def on_train_begin(self, net, **kwargs):
+            self.lock = threading.Lock()
+
+    pruner = PrunedClassifier(small(callbacks=[Locks()]), **QUICK)
+    with pytest.warns(UserWarning, match="dense net cannot be copied") as caught:
+        path = pruning_path(pruner, *classes, sparsities=LEVELS, start="dense")
+    assert len(caught) == 1
+    assert len([n for n in trained if n]) == 1 + len(LEVELS)
+    alone = clone(pruner).set_params(sparsity=LEVELS[1]).fit(*classes)
+    assert bits(path.models[1]) == bits(alone)
+
+
+def test_validation_rows_and_hooks_are_looked_at_first(classes, trained):  # noqa: F811
+    X, y = classes
+    for given, match in (
+        ({"X_val": X[:, :5], "y_val": y}, "X_val has 5 features, but X has 8"),
+        ({"X_val": X, "y_val": y[:9]}, "inconsistent numbers of samples"),
+        ({"on_level": "print"}, "on_level must be a function or None. Got 'print'"),
+        ({"scoring": "nonsense"}, "nonsense"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=match):
+            pruning_path(small(), X, y, **given)
+    assert trained == []
+
+
+def test_a_rewind_to_an_epoch_needs_the_dense_net(classes, trained):  # noqa: F811
+    pruner = PrunedClassifier(small(), **QUICK | {"rewind": Rewind(epoch=1)})
+    with pytest.raises(ValueError, match="Use start='dense', or rewind='weights'"):
+        pruning_path(pruner, *classes, sparsities=LEVELS)
+    assert trained == []
+    path = pruning_path(pruner, *classes, sparsities=LEVELS, start="dense")
+    assert path.sparsities == LEVELS
 
 
 def test_an_unknown_start(classes):
@@ -198,7 +271,19 @@ def test_levels_as_numbers_of_non_zeros(classes):
 
 
 @pytest.mark.parametrize(
-    "levels", [[], [1.0], [-0.1], [0.5, 3], [True], ["0.5"], [np.nan], 0.0 + 1, [0]]
+    "levels",
+    [
+        [],
+        [1.0],
+        [[0.5, 0.6]],
+        [-0.1],
+        [0.5, 3],
+        [True],
+        ["0.5"],
+        [np.nan],
+        0.0 + 1,
+        [0],
+    ],
 )
 def test_levels_out_of_range(classes, levels):
     with pytest.raises(InvalidParameterError, match="'sparsities' parameter must be"):
