@@ -126,7 +126,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             super().fit(X, y, groups=groups, **fit_params)
         return self
 
-    def _fit(self, X: Any, y: np.ndarray, groups: Any = None) -> dict[str, Any]:
+    def _fit(self, X: Any, y: Any, groups: Any = None) -> dict[str, Any]:
         pruner = self._pruner()
         levels = check_levels(self.sparsities)
         scorer = check_scoring(pruner, scoring=self.scoring)
@@ -134,7 +134,8 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
         # Splitters and scorers get what was given, as from scikit-learn's searches.
         given = self.__dict__.pop("_given")
-        X, y = indexable(given["X"], given["y"] if np.ndim(given["y"]) == 1 else y)
+        X, targets = indexable(given["X"], given["y"])
+        y = targets if np.ndim(targets) == 1 else y  # a column is warned of once
         splits = list(cv.split(X, y, groups))
         folds = self._folds(pruner, X, y, splits, levels, scorer)
         results = cv_results(levels, [fold for _, fold in folds])
