@@ -79,11 +79,16 @@ class ChunkPruner(BasePruner):
     def _partial_fit(self, X: Any, y: Any, classes: Any, fit_params: Any) -> Any:
         given = sorted(name for name, value in fit_params.items() if value is not None)
         if given:
+            why = (
+                "Weights of samples are not used in training yet, and ignoring them "
+                "would give another model than asked for: repeat rows, or leave them "
+                "out."
+                if "sample_weight" in given
+                else "It takes X and y, and classes where there are any."
+            )
             raise TypeError(
                 f"{type(self).__name__}.partial_fit does not support "
-                f"{', '.join(given)}. Weights of samples are not used in training yet, "
-                "and ignoring them would give another model than asked for: repeat "
-                "rows, or leave them out."
+                f"{', '.join(given)}. {why}"
             )
         check_parameters(self)
 
