@@ -4,12 +4,14 @@ The nets of a path's folds have the same shapes. Trained one after the other, ev
 layer is one matrix product a step; stacked, it is a batch of products (``baddbmm``) and
 the optimizer has one large tensor in place of many small ones. Both are written as bare
 torch loops around the same AdamW, from the same weights over the same batches, and are
-timed in turns. Run with::
+timed in turns. On a CPU also as many processes of one thread each, that share the nets:
+what ``n_jobs`` does. Run with::
 
     python benchmarks/stacked.py [--rounds 5] [--device cuda] [--write]
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from itertools import pairwise
@@ -75,22 +77,68 @@ def epoch_stacked(stack, X, y, orders, batch_size):
         optimizer.step()
 
 
-def measure(n_rows, batch_size, args):
+def rows_of(n_rows, device):
     generator = torch.Generator().manual_seed(1)
-    X = torch.randn(n_rows, 50, generator=generator).to(args.device)
-    y = torch.randint(2, (n_rows,), generator=generator).to(args.device)
-    parts = make(50, 2, args.device)
-    apart = [
-        [part[k].clone().requires_grad_() for part in parts] for k in range(N_NETS)
+    X = torch.randn(n_rows, 50, generator=generator).to(device)
+    y = torch.randint(2, (n_rows,), generator=generator).to(device)
+    return X, y, generator
+
+
+def nets_of(numbers, device):
+    parts = make(50, 2, device)
+    nets = [[part[k].clone().requires_grad_() for part in parts] for k in numbers]
+    return nets, [optimizer_of(net) for net in nets]
+
+
+def orders_of(n_rows, generator, device):
+    orders = [torch.randperm(n_rows, generator=generator) for _ in range(N_NETS)]
+    return torch.stack(orders).to(device)
+
+
+def worker(numbers, n_rows, batch_size, rounds, barrier):
+    """Train some of the nets, when all others do."""
+    torch.set_num_threads(1)
+    X, y, generator = rows_of(n_rows, "cpu")
+    nets = nets_of(numbers, "cpu")
+    for _ in range(rounds):
+        orders = orders_of(n_rows, generator, "cpu")[numbers]
+        barrier.wait()
+        epoch_apart(nets, X, y, orders, batch_size)
+        barrier.wait()
+
+
+def measure_workers(n_rows, batch_size, n_workers, rounds):
+    """Time epochs of all nets in processes of one thread each."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(n_workers + 1)
+    shares = [list(range(k, N_NETS, n_workers)) for k in range(n_workers)]
+    processes = [
+        context.Process(
+            target=worker, args=(share, n_rows, batch_size, rounds + 1, barrier)
+        )
+        for share in shares
     ]
-    apart = apart, [optimizer_of(net) for net in apart]
-    stacked = [part.clone().requires_grad_() for part in parts]
+    for process in processes:
+        process.start()
+    times = []
+    for _ in range(rounds + 1):
+        barrier.wait()
+        begin = time.perf_counter()
+        barrier.wait()
+        times.append(time.perf_counter() - begin)
+    for process in processes:
+        process.join()
+    return statistics.median(times[1:])
+
+
+def measure(n_rows, batch_size, args):
+    X, y, generator = rows_of(n_rows, args.device)
+    apart = nets_of(range(N_NETS), args.device)
+    stacked = [part.clone().requires_grad_() for part in make(50, 2, args.device)]
     stacked = stacked, optimizer_of(stacked)
     times = {"apart": [], "stacked": []}
     for _ in range(args.rounds + 1):
-        orders = torch.stack(
-            [torch.randperm(n_rows, generator=generator) for _ in range(N_NETS)]
-        ).to(args.device)
+        orders = orders_of(n_rows, generator, args.device)
         for name, train, nets in (
             ("apart", epoch_apart, apart),
             ("stacked", epoch_stacked, stacked),
@@ -117,17 +165,23 @@ def main():
     parser.add_argument("--write", action="store_true", help="write docs/stacked.md")
     args = parser.parse_args()
     lines = [
-        "| rows | batch | threads | apart, ms | stacked, ms | apart / stacked | "
-        "largest difference of a weight |",
-        "|---|---|---|---|---|---|---|",
+        "| rows | batch | threads | apart, ms | as many workers, ms | stacked, ms | "
+        "apart / stacked | workers / stacked | largest difference of a weight |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for threads in args.threads:
         torch.set_num_threads(threads)
         for n_rows, batch_size in CASES:
             ms, distance = measure(n_rows, batch_size, args)
+            workers = None
+            if args.device == "cpu" and threads > 1:
+                workers = measure_workers(n_rows, batch_size, threads, args.rounds)
+            share = f"{workers / ms['stacked']:.2f}x" if workers else "-"
             lines.append(
                 f"| {n_rows} | {batch_size} | {threads} | {1e3 * ms['apart']:.0f} | "
+                f"{f'{1e3 * workers:.0f}' if workers else '-'} | "
                 f"{1e3 * ms['stacked']:.0f} | {ms['apart'] / ms['stacked']:.2f}x | "
+                f"{share} | "
                 f"{distance:.1e} |"
             )
             print(lines[-1], flush=True)
@@ -137,7 +191,8 @@ def main():
 
 An epoch of {N_NETS} nets of the default shape, 50 inputs, trained one after the other
 and stacked into one batched net; medians of {args.rounds} rounds in turns, on
-{args.device}. Above 1x stacking is faster.
+{args.device}. "Workers" are as many processes as threads, of one thread each, that
+share the nets, as `n_jobs` has it. Above 1x stacking is faster.
 
 Written by `python benchmarks/stacked.py --rounds {args.rounds} --threads
 {" ".join(map(str, args.threads))}`.
