@@ -60,24 +60,24 @@ def has_foreign_parts(*parts: Any) -> bool:
     >>> from skorch.callbacks import EarlyStopping, EpochScoring
     >>> has_foreign_parts("adamw", [("stop", EarlyStopping())], None)
     False
-    >>> has_foreign_parts([EpochScoring(lambda net, X, y: 0.0)])
+    >>> from sklearn.metrics import max_error
+    >>> has_foreign_parts([EpochScoring(max_error)])
     True
     """
     return not all(map(_is_known, parts))
 
 
 def _is_known(part: Any) -> bool:
-    if part is None or isinstance(part, (str, Real)):
+    if part is None or part is print or isinstance(part, (str, Real)):
         return True
     if isinstance(part, (list, tuple)):
         return all(map(_is_known, part))
-    home = part if isinstance(part, (type, FunctionType)) else type(part)
+    is_code = isinstance(part, (type, FunctionType))
+    module = part.__module__ if is_code else type(part).__module__
     nested = {}
-    if home is not part and hasattr(part, "get_params"):
+    if not is_code and hasattr(part, "get_params"):
         nested = part.get_params(deep=False)
-    return f"{home.__module__}.".startswith(_OURS) and all(
-        map(_is_known, nested.values())
-    )
+    return f"{module}.".startswith(_OURS) and all(map(_is_known, nested.values()))
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """What objects are by their values: classes and functions by their code."""
 
+import copyreg
 import sys
 from collections.abc import Iterable
+from dis import get_instructions
+from functools import cached_property
 from hashlib import sha256
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -14,9 +17,12 @@ from sklearn.frozen import FrozenEstimator
 __all__ = ["fingerprint", "is_known"]
 
 # What does not change but with its version.
-_KNOWN = ("sklearn_sparse_nn", "torch", "skorch", "sklearn", "numpy", "scipy")
+_KNOWN = ("sklearn_sparse_nn", "torch", "skorch", "sklearn", "numpy", "scipy", "pandas")
 _STANDARD = sys.stdlib_module_names - {"__main__", "test", "this"}
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, np.generic)
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, range, slice, np.generic),
+    *map(type, (None, ..., NotImplemented)),
+)
 _DESCRIPTORS = (property, staticmethod, classmethod)
 
 
@@ -47,7 +53,8 @@ def fingerprint(*values: Any) -> tuple[str, tuple[Any, ...]]:
     --------
     >>> fingerprint([1, 2.0])[0] == fingerprint([1, 2.0])[0]
     True
-    >>> fingerprint(lambda x: x + 1)[0] == fingerprint(lambda x: x + 2)[0]
+    >>> from functools import partial
+    >>> fingerprint(partial(max, 1))[0] == fingerprint(partial(max, 2))[0]
     False
     """
     digest = _Digest()
@@ -94,7 +101,7 @@ class _Digest:
             self.add(value)
 
     def _add(self, value: Any) -> None:
-        if isinstance(value, np.ndarray) or sparse.issparse(value):
+        if type(value) in (np.ndarray, np.memmap) or sparse.issparse(value):
             self._array(value)
         elif isinstance(value, torch.Tensor):
             self._tensor(value)
@@ -153,9 +160,11 @@ class _Digest:
             own = vars(value) if self._frozen else value.get_params(deep=False)
             self._each("estimator", (kind, sorted(own.items(), key=lambda p: p[0])))
         else:
-            reduced = value.__reduce_ex__(4)
+            reduce = copyreg.dispatch_table.get(kind)
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
             if isinstance(reduced, str):
-                self._words("name", kind.__name__, value.__module__, reduced)
+                module = getattr(value, "__module__", None)
+                self._words("name", kind.__name__, module, reduced)
             else:
                 make, given, state, items, pairs = (*reduced, *[None] * 5)[:5]
                 self._each("object", (make, given, state))
@@ -179,15 +188,12 @@ class _Digest:
 
     def _class(self, part: type) -> None:
         self._each("bases", part.__mro__[1:])
-        for name, member in sorted(vars(part).items()):
+        for name, given in sorted(vars(part).items()):
+            # The rest of a cached property is a lock.
+            member = given.func if isinstance(given, cached_property) else given
             is_code = isinstance(member, (FunctionType, *_DESCRIPTORS))
-            if not (
-                is_code or name.startswith("__") or hasattr(member, "__objclass__")
-            ):
-                self._words(name)
-                # Of a cached property, which has a lock, the function.
-                self.add(getattr(member, "func", member))
-            elif is_code:
+            is_slot = hasattr(member, "__objclass__")
+            if is_code or not (is_slot or name.startswith(("__", "_abc_"))):
                 self._words(name)
                 self.add(member)
 
@@ -214,8 +220,14 @@ class _Digest:
 
 
 def _names(code: CodeType) -> set[str]:
+    """Name what code looks up in its module."""
     inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    return {*code.co_names}.union(*map(_names, inner))
+    looked_up = {
+        step.argval
+        for step in get_instructions(code)
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    return looked_up.union(*map(_names, inner))
 
 
 def _enclosed(part: FunctionType) -> list[Any]:
