@@ -1,6 +1,7 @@
 """What the two pruners share: parameters and fit."""
 
 import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from numbers import Real
@@ -160,17 +161,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         resolve = partial(
             resolve_request, last=last, uses=uses, max_epochs=dense.net.max_epochs
         )
-        layers = prunable_layers(dense.net.module_)
-        request = resolve(self, layers, frozen=dense.frozen)
-        later = [
-            resolve(heir, layers, frozen=dense.frozen or trained)
-            for heir, trained in path.heirs
-        ]
-        if any(asked.distill.weight for asked in (request, *later)):
-            check_distillable(dense.net)
-        run = TrainingRun(dense.net, dense.X, dense.y)
-        for asked in (request, *later):
-            check_steps(run, asked)
+        request, run = self._checked_request(dense, resolve, path)
         part = request.granularity
         known = {
             "targets_": dense.targets,
@@ -209,6 +200,23 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             **count_zeros(request.layers, masks),
             "history_": history,
         }
+
+    def _checked_request(
+        self, dense: DenseNet, resolve: Callable[..., Request], path: OnPath
+    ) -> tuple[Request, TrainingRun]:
+        """Resolve what is asked for; refuse what cannot be, here or later on a path."""
+        layers = prunable_layers(dense.net.module_)
+        request = resolve(self, layers, frozen=dense.frozen)
+        later = [
+            resolve(heir, layers, frozen=dense.frozen or trained)
+            for heir, trained in path.heirs
+        ]
+        if any(asked.distill.weight for asked in (request, *later)):
+            check_distillable(dense.net)
+        run = TrainingRun(dense.net, dense.X, dense.y)
+        for asked in (request, *later):
+            check_steps(run, asked)
+        return request, run
 
     def _dense_phase(
         self,

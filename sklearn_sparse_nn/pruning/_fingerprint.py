@@ -4,7 +4,7 @@ import copyreg
 import sys
 from collections.abc import Iterable
 from dis import get_instructions
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -23,6 +23,8 @@ _PLAIN = (
     *(bool, int, float, complex, str, bytes, range, slice, np.generic),
     *map(type, (None, ..., NotImplemented)),
 )
+_CACHED = type(cache(len))
+_LOOKS_UP = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _DESCRIPTORS = (property, staticmethod, classmethod)
 
 
@@ -147,16 +149,17 @@ class _Digest:
     def _object(self, value: Any) -> None:
         """Add an object by its parameters, or else by what a pickle would hold."""
         kind = type(value)
-        if hasattr(value, "__wrapped__") or hasattr(value, "py_func"):
-            self._words("wrapped", kind.__name__)
-            self.add(getattr(value, "__wrapped__", None) or value.py_func)
+        if kind is _CACHED:
+            self._each("cached", (value.__wrapped__,))
+        elif kind.__module__.startswith("numba.") and hasattr(value, "py_func"):
+            self._each("compiled", (value.py_func, value.targetoptions))
         elif isinstance(value, torch.Generator):
             self._each("generator", (str(value.device), value.get_state()))
         elif isinstance(value, FrozenEstimator):
             self._frozen += 1
             self._each("frozen", (kind, value.estimator))
             self._frozen -= 1
-        elif hasattr(value, "get_params"):
+        elif callable(getattr(value, "get_params", None)):
             own = vars(value) if self._frozen else value.get_params(deep=False)
             self._each("estimator", (kind, sorted(own.items(), key=lambda p: p[0])))
         else:
@@ -211,8 +214,9 @@ class _Digest:
                 self.add(value)
 
     def _code(self, code: CodeType) -> None:
-        self._words(len(code.co_code))
-        self._hash.update(code.co_code)
+        for part in (code.co_code, code.co_exceptiontable):
+            self._words(len(part))
+            self._hash.update(part)
         self._words(code.co_argcount, code.co_kwonlyargcount, code.co_flags)
         for names in (code.co_names, code.co_varnames, code.co_freevars):
             self._words(len(names), *names)
@@ -223,9 +227,7 @@ def _names(code: CodeType) -> set[str]:
     """Name what code looks up in its module."""
     inner = (part for part in code.co_consts if isinstance(part, CodeType))
     looked_up = {
-        step.argval
-        for step in get_instructions(code)
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        step.argval for step in get_instructions(code) if step.opname in _LOOKS_UP
     }
     return looked_up.union(*map(_names, inner))
 

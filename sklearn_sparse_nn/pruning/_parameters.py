@@ -128,10 +128,10 @@ PARAMETERS = """\
         Where the dense phase is stored, to be trained once and shared by all fits,
         in this process or others, that differ in what comes after it only, as the
         candidates of a search do. The fit is the same, bit for bit. Its key is the
-        net's parameters (with the source code of your own classes), the rows, the
-        seed, `dense_epochs`, and versions; what your classes call is not looked at.
-        Without any seed, the stored net is as good as another. A store is a pickle:
-        use none that others can write to.
+        net's parameters (with the code of your own classes and functions, and what it
+        uses by name of their modules), the rows, the seed, `dense_epochs`, and
+        versions. Without any seed, the stored net is as good as another. A store is a
+        pickle: use none that others can write to.
     random_state : int, RandomState instance or None, default=None
         Seeds the pruning, and the net where it has no random state of its own.
         Global random state is left as found.

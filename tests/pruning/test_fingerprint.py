@@ -112,6 +112,19 @@ def test_functions_count_with_what_they_enclose_and_their_defaults():
     assert not same(functools.lru_cache(add(1)), functools.lru_cache(add(2)))
 
 
+class Decorated:
+    """A decorator as an object, with a state of its own."""
+
+    def __init__(self, function, factor):
+        functools.update_wrapper(self, function)
+        self.factor = factor
+
+
+def test_a_decorator_counts_with_its_state():
+    assert same(Decorated(again, 2), Decorated(again, 2))
+    assert not same(Decorated(again, 2), Decorated(again, 3))
+
+
 def again(n):
     return again(n - 1) if n else 0
 
