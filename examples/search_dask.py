@@ -34,7 +34,7 @@ def make_search(memory):
 def main():
     """Search on the cluster and here, print both."""
     X, y = load_digits(return_X_y=True)
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(**options) as cluster,

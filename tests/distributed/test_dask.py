@@ -24,7 +24,11 @@ distributed = pytest.importorskip("distributed")
 @pytest.fixture(scope="module")
 def cluster(no_limits):
     limit = {"distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1}
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "dashboard_address": ":0",
+    }  # any free port
     with (
         dask.config.set(limit),
         distributed.LocalCluster(processes=True, **options) as cluster,
