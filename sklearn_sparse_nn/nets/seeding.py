@@ -47,7 +47,7 @@ def as_seed(random_state: Any) -> int:
 
 
 def has_foreign_parts(*parts: Any) -> bool:
-    """Tell whether some of a net's parts are a user's, and may draw random numbers.
+    """Tell whether some parts are a user's, and may draw random numbers.
 
     Parameters
     ----------

@@ -1,10 +1,8 @@
 """What the two pruners share: parameters and fit."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +21,7 @@ from sklearn_sparse_nn.nets.activations import (
 from sklearn_sparse_nn.nets.distillation import check_distillable
 from sklearn_sparse_nn.nets.estimator import NetEstimator
 from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
-from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
+from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
 from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
 from sklearn_sparse_nn.nets.units import uses_per_row
@@ -46,7 +44,7 @@ from sklearn_sparse_nn.pruning._progress import PHASES, Progress, fit_task
 from sklearn_sparse_nn.pruning._request import Request, resolve_request
 from sklearn_sparse_nn.pruning._store import key_of
 
-__all__ = ["BasePruner", "all_alive", "count_zeros", "is_ours"]
+__all__ = ["BasePruner", "all_alive", "count_zeros"]
 
 
 class BasePruner(MetaEstimatorMixin, PrunedNet):
@@ -141,7 +139,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         # What someone else wrote may draw from the global generators.
         parts = [self.importance, self.allocation, self.schedule]
         parts += [self.granularity, self.regrow]
-        foreign = brings_code(self.estimator) or not all(map(is_ours, parts))
+        foreign = brings_code(self.estimator) or has_foreign_parts(*parts)
         with isolated_rng(seed) if foreign else nullcontext():
             dense = dense_net(
                 self.estimator, self._default_estimator, X, y, random_state=seed
@@ -291,16 +289,6 @@ def _so_far(
         **count_zeros(layers, masks),
         "history_": history,
     }
-
-
-def is_ours(part: Any) -> bool:
-    """Tell a part of this package, with all that is in it, from somebody else's."""
-    if part is None or isinstance(part, (str, Real)):
-        return True
-    home = part if inspect.isfunction(part) else type(part)
-    nested = part.get_params(deep=False) if hasattr(part, "get_params") else {}
-    known = str(home.__module__).startswith("sklearn_sparse_nn.")
-    return known and all(map(is_ours, nested.values()))
 
 
 def count_zeros(layers: Any, masks: Any) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from sklearn_sparse_nn.nets.activations import last_layer, spare_global_rng
 from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.movement import Movement
-from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
+from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
 from sklearn_sparse_nn.nets.training import drop_training_state
 from sklearn_sparse_nn.nets.units import uses_per_row
-from sklearn_sparse_nn.pruning._base import BasePruner, all_alive, count_zeros, is_ours
+from sklearn_sparse_nn.pruning._base import BasePruner, all_alive, count_zeros
 from sklearn_sparse_nn.pruning._chunk_training import (
     ChunkRun,
     ChunkTraining,
@@ -253,7 +253,7 @@ class ChunkPruner(BasePruner):
         """Tell whether somebody else's code may use the global generators."""
         start = FrozenEstimator(self) if hasattr(self, "net_") else self.estimator
         parts = self.importance, self.allocation, self.granularity
-        return brings_code(start) or not all(map(is_ours, parts))
+        return brings_code(start) or has_foreign_parts(*parts)
 
     def _begin(self, rows: Any, classes: Any, seed: int) -> ChunkTraining:
         """Set training up: a new net, or that of an earlier fit."""

@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 from sklearn.frozen import FrozenEstimator
 
-__all__ = ["fingerprint", "is_known"]
+__all__ = ["fingerprint"]
 
 # What does not change but with its version.
 _KNOWN = ("sklearn_sparse_nn", "torch", "skorch", "sklearn", "numpy", "scipy", "pandas")
@@ -65,7 +65,7 @@ def fingerprint(*values: Any) -> tuple[str, tuple[Any, ...]]:
     return digest.hexdigest(), tuple(digest.parts)
 
 
-def is_known(part: Any) -> bool:
+def _is_known(part: Any) -> bool:
     """Tell what is from a library that a fingerprint goes by its name."""
     module = getattr(part, "__module__", None) or "builtins"
     return str(module).split(".")[0] in (*_KNOWN, *_STANDARD)
@@ -83,7 +83,7 @@ class _Digest:
         return self._hash.hexdigest()
 
     def add(self, value: Any) -> None:
-        if isinstance(value, _PLAIN) and is_known(type(value)):
+        if isinstance(value, _PLAIN) and _is_known(type(value)):
             self._words(type(value).__name__, repr(value))
         elif id(value) in self._open:
             self._words("again", self._open.index(id(value)))
@@ -179,7 +179,7 @@ class _Digest:
         self._words("part", part.__module__, part.__qualname__)
         if id(part) in self._places:
             self._words("again", self._places[id(part)])
-        elif not is_known(part):
+        elif not _is_known(part):
             self._places[id(part)] = len(self.parts)
             self.parts.append(part)
             if isinstance(part, type):

@@ -134,6 +134,7 @@ def pruning_path(
             f"The 'start' parameter must be one of {STARTS}. Got {start!r} instead."
         )
     pruner = as_pruner(estimator)
+    levels = check_levels(sparsities)
     scorer = check_scoring(pruner, scoring=scoring)
     if X_val is not None:
         check_consistent_length(X_val, y_val)
@@ -141,9 +142,7 @@ def pruning_path(
     if on_level is not None and not callable(on_level):
         raise TypeError(f"on_level must be a function or None. Got {on_level!r}.")
     models, scores, times = [], [], []
-    for level, model, seconds in walk(
-        pruner, X, y, check_levels(sparsities), start=start
-    ):
+    for level, model, seconds in walk(pruner, X, y, levels, start=start):
         score = None if X_val is None else scorer(model, X_val, y_val)
         models.append(model)
         scores.append(score)
@@ -151,7 +150,7 @@ def pruning_path(
         if on_level is not None:
             on_level(level, model, score)
     return Bunch(
-        sparsities=check_levels(sparsities),
+        sparsities=levels,
         models=models[1:],
         dense=models[0],
         sparsity=np.array([model.sparsity_ for model in models[1:]]),
