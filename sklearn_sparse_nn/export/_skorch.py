@@ -93,7 +93,10 @@ def _unknown(net: NeuralNet) -> str | None:
     if getattr(net, "threshold", 0.5) != 0.5:
         return "has another threshold than 0.5"
     if output_of(net) is None:
-        return f"has predict_nonlinearity={net.predict_nonlinearity!r}, or a loss that "
+        if net.predict_nonlinearity not in ("auto", None):
+            return f"has predict_nonlinearity={net.predict_nonlinearity!r}"
+        losses = (type(getattr(net, f"{name}_", None)) for name in net._criteria)
+        return f"has the loss {', '.join(loss.__name__ for loss in losses)}"
     return None
 
 

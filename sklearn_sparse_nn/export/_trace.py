@@ -22,17 +22,28 @@ from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 __all__ = ["Trace", "place", "trace"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+#: torch's functions that draw random numbers.
 _DRAWS = (
     "bernoulli",
+    "bernoulli_",
+    "binomial",
     "cauchy_",
     "exponential_",
     "geometric_",
     "log_normal_",
     "multinomial",
     "normal",
+    "normal_",
     "poisson",
     "rand",
-    "uniform",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
+    "random_",
+    "randperm",
+    "uniform_",
 )
 _BUILTIN_CONTAINERS = (list, dict, set)
 
@@ -223,7 +234,7 @@ class _NoDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if getattr(func, "__name__", "").startswith(_DRAWS):
+        if getattr(func, "__name__", "") in _DRAWS:
             raise TypeError(f"it draws random numbers with {func.__name__}.")
         return func(*args, **(kwargs or {}))
 

@@ -58,6 +58,7 @@ __all__ = [
     "operate",
     "run",
     "softmax",
+    "sources_digest",
     "store",
     "tile_lanes",
 ]
@@ -347,19 +348,27 @@ _signature = types.boolean(
 )
 
 
-def _digest() -> int:
-    """Make a number of the sources that the kernels are compiled from.
+def sources_digest(folder: Path = Path(__file__).parent) -> int:
+    """Compute a number from every source file of the runtime.
 
     numba keeps compiled code until the file of the outermost function changes, and
-    does not look at the files of those that it calls.
+    does not look at the files of the functions that it calls.
+
+    Parameters
+    ----------
+    folder : Path
+        The runtime's folder.
+
+    Returns
+    -------
+    digest : int
+        Below 2**56; of no sources where the package lies in an archive.
     """
-    folder = Path(__file__).parent
-    names = ("kernels", "products", "vectors", "elementwise", "layout", "team")
-    try:
-        text = b"".join((folder / f"{name}.py").read_bytes() for name in names)
-    except OSError:  # the package lies in an archive
-        text = b""
-    return int.from_bytes(sha256(text).digest()[:7], "big")
+    digest = sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:7], "big")
 
 
 def compiled(make: Any, signature: Any) -> Any:
@@ -375,7 +384,7 @@ def compiled(make: Any, signature: Any) -> Any:
     """
     compiler: Any = njit
     options = {"nogil": True, "error_model": "numpy"}
-    function = make(_digest())
+    function = make(sources_digest())
     try:
         return compiler([signature], cache=True, **options)(function)
     except Exception:  # no folder for the cache, or what is in it is damaged

@@ -17,6 +17,7 @@ from torch import nn
 from sklearn_sparse_nn import PrunedClassifier, PrunedRegressor, TabularNetClassifier
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export import _cache, export_pruner, predicting_model
+from sklearn_sparse_nn.export._skorch import refuse_unknown_net
 from sklearn_sparse_nn.runtime import SparseModel
 from tests.pruning.nets import Conv, Mlp, Tied, own_net, own_regressor, small
 
@@ -135,7 +136,10 @@ def subclassed(kind, **options):
     ("net", "said"),
     [
         (lambda: subclassed(OtherInfer), "OtherInfer, has its own infer"),
-        (lambda: own_net(predict_nonlinearity=lambda y: y**2), "predict_nonlinearity"),
+        (
+            lambda: own_net(predict_nonlinearity=lambda y: y**2),
+            "predict_nonlinearity=<function .*>, so what it predicts",
+        ),
         (lambda: own_net(iterator_valid__collate_fn=collate), "collate_fn"),
         (lambda: own_net(dataset__length=None), "dataset__length"),
     ],
@@ -146,6 +150,13 @@ def test_a_net_that_predicts_in_its_own_way_keeps_it(classes, net, said):
     assert np.array_equal(pruner.predict_proba(X), torch_proba(pruner, X))
     with pytest.raises(UnsupportedLayerError, match=said):
         pruner.export()
+
+
+def test_a_loss_whose_outputs_are_not_known_is_named():
+    net = NeuralNetClassifier(Mlp, criterion=nn.BCEWithLogitsLoss).initialize()
+    said = "a NeuralNetClassifier, has the loss BCEWithLogitsLoss, so what it predicts"
+    with pytest.raises(UnsupportedLayerError, match=said):
+        refuse_unknown_net(net)
 
 
 def collate(rows):

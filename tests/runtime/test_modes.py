@@ -154,6 +154,20 @@ def test_the_compiled_kernels_are_kept_found_again_and_made_anew_if_damaged(tmp_
     assert python(text, **env) == ["KernelEngine", "0"]
 
 
+@kernels_only
+def test_an_edit_of_any_source_of_the_runtime_is_another_cache_key(tmp_path):
+    from sklearn_sparse_nn.runtime.kernels import sources_digest
+
+    folder = tmp_path / "runtime"
+    home = Path(sklearn_sparse_nn.__file__).parent / "runtime"
+    shutil.copytree(home, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    assert sources_digest(folder) == sources_digest(home)
+    for path in folder.rglob("*.py"):
+        before = sources_digest(folder)
+        path.write_text(f"{path.read_text()}\n")
+        assert sources_digest(folder) != before, path
+
+
 def test_activations_have_the_numbers_that_the_kernels_know():
     """A plan counts places in the table; the kernels have a constant for each."""
     pytest.importorskip("numba")
