@@ -28,9 +28,9 @@ from _peers import sparse_model
 from _report import figure, table
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime._cuda_graphs import Capture, Stream
-from sklearn_sparse_nn.runtime._cuda_layers import float32_products
-from sklearn_sparse_nn.runtime._cuda_model import CudaModel
+from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream
+from sklearn_sparse_nn.runtime.cuda.model import CudaModel
+from sklearn_sparse_nn.runtime.cuda.products import float32_products
 
 DOC = Path(__file__).parent.parent / "docs" / "gpu.md"
 BEGIN, END = "<!-- figures begin -->", "<!-- figures end -->"

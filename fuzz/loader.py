@@ -15,7 +15,8 @@ import numpy as np
 
 with atheris.instrument_imports(include=["sklearn_sparse_nn.runtime"]):
     from sklearn_sparse_nn.exceptions import ModelFormatError
-    from sklearn_sparse_nn.runtime import SparseModel, _schema
+    from sklearn_sparse_nn.runtime import SparseModel
+    from sklearn_sparse_nn.runtime.file import schema as _schema
     from sklearn_sparse_nn.runtime.reference import evaluate
 
 from tests.runtime.file_models import build, parts

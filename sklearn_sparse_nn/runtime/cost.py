@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from sklearn_sparse_nn.runtime._describe import describe_op, describe_stage
-from sklearn_sparse_nn.runtime._schema import array_bytes, op_layout, stage_layout
+from sklearn_sparse_nn.runtime.file.description import describe_op, describe_stage
+from sklearn_sparse_nn.runtime.file.schema import array_bytes, op_layout, stage_layout
 from sklearn_sparse_nn.runtime.graph import Graph, Linear, inputs_of
 
 __all__ = ["Cost", "LayerCost", "cost_of"]

@@ -13,15 +13,15 @@ from scipy import special
 
 from sklearn_sparse_nn.runtime.graph import Floats, Graph
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, refuse_nonfinite
-from sklearn_sparse_nn.runtime.plan import Plan, choose
-from sklearn_sparse_nn.runtime.program import (
+from sklearn_sparse_nn.runtime.kernels.plan import Plan, choose
+from sklearn_sparse_nn.runtime.kernels.program import (
     Program,
     aligned,
     make_program,
     place_values,
 )
 from sklearn_sparse_nn.runtime.reference import evaluate
-from sklearn_sparse_nn.runtime.sharing import ALONE, LINES, Sharing
+from sklearn_sparse_nn.runtime.threads.choice import ALONE, LINES, Sharing
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
 
@@ -141,9 +141,9 @@ class KernelEngine:
         Two threads may both do so; they come to the same.
         """
         with _collector_off():
-            from sklearn_sparse_nn.runtime import kernels  # numba takes a while
+            from sklearn_sparse_nn.runtime.kernels import predict  # numba takes a while
 
-        self._ready = kernels.run, make_program(self.graph, self.plan)
+        self._ready = predict.run, make_program(self.graph, self.plan)
         return self._ready
 
     def run(
@@ -178,7 +178,7 @@ class KernelEngine:
         if n == 1:
             return None
         rows_at_once = self._sharing.rows_at_once(len(X), n)
-        from sklearn_sparse_nn.runtime.threads import share
+        from sklearn_sparse_nn.runtime.threads.pool import share
 
         if rows_at_once == LINES:
             p = self._cut_program(_PARTS * n)
@@ -227,7 +227,7 @@ def load_threads() -> None:
     """
     if _numba_works():
         with _collector_off():
-            from sklearn_sparse_nn.runtime import threads  # noqa: F401
+            from sklearn_sparse_nn.runtime.threads import pool  # noqa: F401
 
 
 @cache

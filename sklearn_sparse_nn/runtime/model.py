@@ -15,7 +15,7 @@ from sklearn_sparse_nn.runtime.engine import (
     load_threads,
     make_engine,
 )
-from sklearn_sparse_nn.runtime.format import read_model, write_model
+from sklearn_sparse_nn.runtime.file.format import read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
 from sklearn_sparse_nn.runtime.inputs import (
     apply_narrow,
@@ -192,7 +192,7 @@ class SparseModel:
         ValueError
             Another device, or another precision.
         """
-        from sklearn_sparse_nn.runtime._cuda import move
+        from sklearn_sparse_nn.runtime.cuda.device import move
 
         return move(self, device, precision)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime._cuda_model import BUCKETS, CudaModel
+from sklearn_sparse_nn.runtime.cuda.model import BUCKETS, CudaModel
 from sklearn_sparse_nn.runtime.graph import (
     Activation,
     Affine,

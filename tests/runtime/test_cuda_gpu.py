@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime._cuda import PRECISIONS
-from sklearn_sparse_nn.runtime._cuda_graphs import Capture, Stream, measure
-from sklearn_sparse_nn.runtime._cuda_layers import (
+from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream, measure
+from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
+from sklearn_sparse_nn.runtime.cuda.model import CudaModel
+from sklearn_sparse_nn.runtime.cuda.products import (
     candidates,
 )
-from sklearn_sparse_nn.runtime._cuda_model import CudaModel
 from sklearn_sparse_nn.runtime.graph import (
     Graph,
     InputStage,

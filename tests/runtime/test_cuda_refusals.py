@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime._cuda import PRECISIONS
-from sklearn_sparse_nn.runtime._cuda_layers import (
+from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
+from sklearn_sparse_nn.runtime.cuda.model import CudaModel
+from sklearn_sparse_nn.runtime.cuda.products import (
     float32_products,
 )
-from sklearn_sparse_nn.runtime._cuda_model import CudaModel
 from tests.runtime.cuda_models import (
     CPU,
     HAS_GPU,

@@ -10,16 +10,17 @@ import pytest
 import torch
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime import SparseModel, _cuda_graphs
-from sklearn_sparse_nn.runtime._cuda import PRECISIONS
-from sklearn_sparse_nn.runtime._cuda_graphs import Capture, Stream, measure
-from sklearn_sparse_nn.runtime._cuda_layers import (
+from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.cuda import capture as _cuda_graphs
+from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream, measure
+from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
+from sklearn_sparse_nn.runtime.cuda.model import CudaModel
+from sklearn_sparse_nn.runtime.cuda.net import _is_right
+from sklearn_sparse_nn.runtime.cuda.products import (
     candidates,
     is_two_of_four,
     multiply,
 )
-from sklearn_sparse_nn.runtime._cuda_model import CudaModel
-from sklearn_sparse_nn.runtime._cuda_net import _is_right
 from sklearn_sparse_nn.runtime.graph import (
     Graph,
     InputStage,
@@ -155,7 +156,7 @@ def test_only_what_is_chosen_stays_in_memory():
 
 
 def test_a_wrong_kernel_is_never_taken(monkeypatch):
-    from sklearn_sparse_nn.runtime import _cuda_net
+    from sklearn_sparse_nn.runtime.cuda import net as _cuda_net
 
     def broken(op, name, device):
         right = multiply(op, name, device)
@@ -169,7 +170,7 @@ def test_a_wrong_kernel_is_never_taken(monkeypatch):
 
 
 def test_a_missing_kernel_is_left_out(monkeypatch):
-    from sklearn_sparse_nn.runtime import _cuda_net
+    from sklearn_sparse_nn.runtime.cuda import net as _cuda_net
 
     def missing(op, name, device):
         if name == "csr":

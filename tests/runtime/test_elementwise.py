@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from sklearn_sparse_nn.runtime import elementwise, reference
+from sklearn_sparse_nn.runtime import reference
 from sklearn_sparse_nn.runtime.graph import ACTIVATIONS, Activation
+from sklearn_sparse_nn.runtime.kernels import elementwise
 from tests.runtime.graphs import kernels_only
 
 pytestmark = kernels_only

@@ -16,7 +16,9 @@ from safetensors import safe_open
 from scipy import sparse
 
 from sklearn_sparse_nn.exceptions import ModelFormatError
-from sklearn_sparse_nn.runtime import SparseModel, _schema, format
+from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.file import format
+from sklearn_sparse_nn.runtime.file import schema as _schema
 from sklearn_sparse_nn.runtime.graph import (
     ACTIVATIONS,
     MAX_WIDTH,
@@ -412,7 +414,7 @@ def test_a_file_cut_while_it_is_read_is_refused(tmp_path, monkeypatch):
 PEAK = """
     import re, sys
     from sklearn_sparse_nn.exceptions import ModelFormatError
-    from sklearn_sparse_nn.runtime.format import read_model
+    from sklearn_sparse_nn.runtime.file.format import read_model
 
     def memory(what):  # not ru_maxrss: it begins with the parent's peak
         status = open("/proc/self/status").read()

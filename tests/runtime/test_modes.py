@@ -123,7 +123,8 @@ def test_the_kernels_run_where_no_folder_can_be_written(tmp_path):
     package = Path(sklearn_sparse_nn.__file__).parent
     copied = tmp_path / package.name
     shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    (copied / "runtime" / "__pycache__").write_text("in the way")
+    for folder in [path for path in copied.rglob("*") if path.is_dir()]:
+        (folder / "__pycache__").write_text("in the way")
     (tmp_path / "cache").write_text("in the way")
     text = f"{NET}\nprint(check(), sys.modules[SparseModel.__module__].__file__)"
     env = {
@@ -140,8 +141,8 @@ def test_the_compiled_kernels_are_kept_found_again_and_made_anew_if_damaged(tmp_
     """One test, because it takes half a minute to compile all of them."""
     text = (
         f"{NET}\nprint(check())\n"
-        "from sklearn_sparse_nn.runtime import kernels\n"
-        "print(sum(kernels.run.stats.cache_hits.values()))"
+        "from sklearn_sparse_nn.runtime.kernels import predict\n"
+        "print(sum(predict.run.stats.cache_hits.values()))"
     )
     env = {"NUMBA_CACHE_DIR": str(tmp_path)}
     assert python(text, **env) == ["KernelEngine", "0"]
@@ -156,7 +157,7 @@ def test_the_compiled_kernels_are_kept_found_again_and_made_anew_if_damaged(tmp_
 
 @kernels_only
 def test_an_edit_of_any_source_of_the_runtime_is_another_cache_key(tmp_path):
-    from sklearn_sparse_nn.runtime.kernels import sources_digest
+    from sklearn_sparse_nn.runtime.kernels.predict import sources_digest
 
     folder = tmp_path / "runtime"
     home = Path(sklearn_sparse_nn.__file__).parent / "runtime"
@@ -171,8 +172,8 @@ def test_an_edit_of_any_source_of_the_runtime_is_another_cache_key(tmp_path):
 def test_activations_have_the_numbers_that_the_kernels_know():
     """A plan counts places in the table; the kernels have a constant for each."""
     pytest.importorskip("numba")
-    from sklearn_sparse_nn.runtime import elementwise
     from sklearn_sparse_nn.runtime.graph import ACTIVATIONS
+    from sklearn_sparse_nn.runtime.kernels import elementwise
 
     for number, name in enumerate(ACTIVATIONS):
         constant = "_LEAKY" if name == "leaky_relu" else f"_{name.upper()}"

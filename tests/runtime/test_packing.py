@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime.layout import (
+from sklearn_sparse_nn.runtime.kernels.layout import (
     ACCUMULATE,
     GROUP,
     GROUPED,
@@ -14,7 +14,7 @@ from sklearn_sparse_nn.runtime.layout import (
     SHARED,
     SIDE,
 )
-from sklearn_sparse_nn.runtime.packing import (
+from sklearn_sparse_nn.runtime.kernels.packing import (
     pack_dense,
     pack_slices,
     pack_tiles,

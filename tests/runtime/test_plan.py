@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime import SparseModel, layout
+from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.graph import (
     Add,
     Concat,
@@ -20,8 +20,13 @@ from sklearn_sparse_nn.runtime.graph import (
     Linear,
     inputs_of,
 )
-from sklearn_sparse_nn.runtime.plan import choose
-from sklearn_sparse_nn.runtime.program import aligned, make_program, place_values
+from sklearn_sparse_nn.runtime.kernels import layout
+from sklearn_sparse_nn.runtime.kernels.plan import choose
+from sklearn_sparse_nn.runtime.kernels.program import (
+    aligned,
+    make_program,
+    place_values,
+)
 from tests.runtime.graphs import make_graph, make_weight, nets, picker, wide_weight
 
 explore = settings(max_examples=500, deadline=None)
@@ -53,7 +58,7 @@ def test_the_same_net_gives_the_same_plan_and_program(graph):
 PLANS = """
 from tests.runtime.graphs import make_graph, picker
 from tests.runtime.test_plan import described
-from sklearn_sparse_nn.runtime.plan import choose
+from sklearn_sparse_nn.runtime.kernels.plan import choose
 print([described(choose(make_graph(picker(seed)))) for seed in range(40)])
 """
 

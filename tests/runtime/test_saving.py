@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from scipy import sparse
 
 from sklearn_sparse_nn.exceptions import ModelFormatError
-from sklearn_sparse_nn.runtime import SparseModel, format
+from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.file import format
 from sklearn_sparse_nn.runtime.graph import Graph, InputStage, Linear
 from tests.runtime.file_models import contents, golden_model, models, weight
 

@@ -10,11 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sklearn_sparse_nn.runtime import SparseModel, engine, threads
-from sklearn_sparse_nn.runtime.layout import BEFORE, KIND, LAST, LINEAR, N_OUT, OUT
-from sklearn_sparse_nn.runtime.plan import choose
-from sklearn_sparse_nn.runtime.program import make_program
-from sklearn_sparse_nn.runtime.sharing import ALONE, LINES, Sharing
+from sklearn_sparse_nn.runtime import SparseModel, engine
+from sklearn_sparse_nn.runtime.kernels.layout import (
+    BEFORE,
+    KIND,
+    LAST,
+    LINEAR,
+    N_OUT,
+    OUT,
+)
+from sklearn_sparse_nn.runtime.kernels.plan import choose
+from sklearn_sparse_nn.runtime.kernels.program import make_program
+from sklearn_sparse_nn.runtime.threads import pool as threads
+from sklearn_sparse_nn.runtime.threads.choice import ALONE, LINES, Sharing
 from tests.runtime.graphs import (
     BATCHES,
     kernels_only,

@@ -22,7 +22,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Linear,
     Softmax,
 )
-from sklearn_sparse_nn.runtime.sharing import LINES
+from sklearn_sparse_nn.runtime.threads.choice import LINES
 from tests.runtime.graphs import (
     kernels_only,
     make_weight,

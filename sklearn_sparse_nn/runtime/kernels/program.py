@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_sparse_nn.runtime import layout as at
 from sklearn_sparse_nn.runtime.graph import (
     ACTIVATIONS,
     Add,
@@ -21,13 +20,14 @@ from sklearn_sparse_nn.runtime.graph import (
     Softmax,
     inputs_of,
 )
-from sklearn_sparse_nn.runtime.packing import (
+from sklearn_sparse_nn.runtime.kernels import layout as at
+from sklearn_sparse_nn.runtime.kernels.packing import (
     Slices,
     pack_dense,
     pack_slices,
     pack_tiles,
 )
-from sklearn_sparse_nn.runtime.plan import SLICE_COLUMNS, Plan
+from sklearn_sparse_nn.runtime.kernels.plan import SLICE_COLUMNS, Plan
 
 __all__ = ["Program", "aligned", "make_program", "place_values"]
 

@@ -55,7 +55,7 @@ def move(model: "SparseModel", device: Any, precision: str) -> Any:
             f'to("{device}"): there are {count} GPUs here, "cuda:0" to '
             f'"cuda:{count - 1}".'
         )
-    from sklearn_sparse_nn.runtime._cuda_model import CudaModel
+    from sklearn_sparse_nn.runtime.cuda.model import CudaModel
 
     return CudaModel(model, torch.device("cuda", index), precision)
 

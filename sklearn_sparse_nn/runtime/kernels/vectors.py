@@ -17,7 +17,13 @@ from llvmlite import binding, ir
 from numba import config, types
 from numba import extending as numba_extending
 
-from sklearn_sparse_nn.runtime.layout import ACCUMULATE, GROUP, LANES, RELU, SIDE
+from sklearn_sparse_nn.runtime.kernels.layout import (
+    ACCUMULATE,
+    GROUP,
+    LANES,
+    RELU,
+    SIDE,
+)
 
 __all__ = [
     "dot_dense",

@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 
-from sklearn_sparse_nn.runtime.atomics import add, get, pointer_to, put, rest
-from sklearn_sparse_nn.runtime.kernels import (
+from sklearn_sparse_nn.runtime.kernels.layout import (
+    BEFORE,
+    N_OUT,
+    OUT,
+    SCRATCH_ROWS,
+)
+from sklearn_sparse_nn.runtime.kernels.predict import (
     FLOATS_1D,
     ROWS_OF_OUT,
     ROWS_OF_X,
@@ -27,12 +32,7 @@ from sklearn_sparse_nn.runtime.kernels import (
     store,
     tile_lanes,
 )
-from sklearn_sparse_nn.runtime.layout import (
-    BEFORE,
-    N_OUT,
-    OUT,
-    SCRATCH_ROWS,
-)
+from sklearn_sparse_nn.runtime.threads.atomics import add, get, pointer_to, put, rest
 
 __all__ = ["BOARD_SIZE", "lead", "serve"]
 

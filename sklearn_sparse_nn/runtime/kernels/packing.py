@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_sparse_nn.runtime.layout import (
+from sklearn_sparse_nn.runtime.kernels.layout import (
     ACCUMULATE,
     GROUP,
     GROUPED,

@@ -8,9 +8,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from sklearn_sparse_nn.runtime._cuda import move
-from sklearn_sparse_nn.runtime._cuda_graphs import Capture, Stream, Timer, measure
-from sklearn_sparse_nn.runtime._cuda_net import Net
+from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream, Timer, measure
+from sklearn_sparse_nn.runtime.cuda.device import move
+from sklearn_sparse_nn.runtime.cuda.net import Net
 from sklearn_sparse_nn.runtime.inputs import (
     check_rows,
     chunks,

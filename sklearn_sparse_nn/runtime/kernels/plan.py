@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_sparse_nn.runtime import layout as at
 from sklearn_sparse_nn.runtime.graph import Graph
-from sklearn_sparse_nn.runtime.layout import GROUP, LANES
+from sklearn_sparse_nn.runtime.kernels import layout as at
+from sklearn_sparse_nn.runtime.kernels.layout import GROUP, LANES
 
 __all__ = ["SLICE_COLUMNS", "Choice", "Plan", "choose", "cycles"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime._schema import (
+from sklearn_sparse_nn.runtime.file.schema import (
     CODES,
     FORMAT,
     NEEDS,

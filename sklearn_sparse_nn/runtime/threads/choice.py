@@ -1,8 +1,8 @@
 """Whether, and how, threads share a prediction: a choice by cost, as in `plan`."""
 
 from sklearn_sparse_nn.runtime.graph import Graph
-from sklearn_sparse_nn.runtime.layout import WIDE
-from sklearn_sparse_nn.runtime.plan import Plan, cycles
+from sklearn_sparse_nn.runtime.kernels.layout import WIDE
+from sklearn_sparse_nn.runtime.kernels.plan import Plan, cycles
 
 __all__ = ["ALONE", "LINES", "Sharing"]
 

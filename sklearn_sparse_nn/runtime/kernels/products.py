@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-from sklearn_sparse_nn.runtime.elementwise import activate
-from sklearn_sparse_nn.runtime.layout import (
+from sklearn_sparse_nn.runtime.kernels.elementwise import activate
+from sklearn_sparse_nn.runtime.kernels.layout import (
     ACT,
     DENSE_BIAS,
     DENSE_LIMIT,
@@ -33,7 +33,7 @@ from sklearn_sparse_nn.runtime.layout import (
     WIDE,
     A,
 )
-from sklearn_sparse_nn.runtime.vectors import (
+from sklearn_sparse_nn.runtime.kernels.vectors import (
     dot_dense,
     dot_group,
     dot_row,

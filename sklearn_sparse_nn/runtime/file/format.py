@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from sklearn_sparse_nn.exceptions import ModelFormatError
-from sklearn_sparse_nn.runtime._describe import assemble, describe
-from sklearn_sparse_nn.runtime._schema import (
+from sklearn_sparse_nn.runtime.file.description import assemble, describe
+from sklearn_sparse_nn.runtime.file.schema import (
     NO_CHECKSUM,
     TYPES,
     Layout,

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_sparse_nn.runtime._cuda_graphs import Timer
-from sklearn_sparse_nn.runtime._cuda_layers import (
+from sklearn_sparse_nn.runtime.cuda.capture import Timer
+from sklearn_sparse_nn.runtime.cuda.products import (
     Function,
     candidates,
     default,

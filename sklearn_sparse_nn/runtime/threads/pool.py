@@ -15,9 +15,9 @@ from time import perf_counter
 
 import numpy as np
 
-from sklearn_sparse_nn.runtime import team
 from sklearn_sparse_nn.runtime.graph import Floats
-from sklearn_sparse_nn.runtime.program import Program, aligned
+from sklearn_sparse_nn.runtime.kernels.program import Program, aligned
+from sklearn_sparse_nn.runtime.threads import team
 
 __all__ = ["share"]
 

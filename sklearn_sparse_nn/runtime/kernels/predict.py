@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from sklearn_sparse_nn.runtime.elementwise import activate, exp
-from sklearn_sparse_nn.runtime.layout import (
+from sklearn_sparse_nn.runtime.kernels.elementwise import activate, exp
+from sklearn_sparse_nn.runtime.kernels.layout import (
     ACT,
     ADD,
     AFFINE,
@@ -46,8 +46,8 @@ from sklearn_sparse_nn.runtime.layout import (
     A,
     B,
 )
-from sklearn_sparse_nn.runtime.products import multiply
-from sklearn_sparse_nn.runtime.vectors import transpose
+from sklearn_sparse_nn.runtime.kernels.products import multiply
+from sklearn_sparse_nn.runtime.kernels.vectors import transpose
 
 __all__ = [
     "FLOATS_1D",
@@ -348,7 +348,7 @@ _signature = types.boolean(
 )
 
 
-def sources_digest(folder: Path = Path(__file__).parent) -> int:
+def sources_digest(folder: Path = Path(__file__).parents[1]) -> int:
     """Compute a number from every source file of the runtime.
 
     numba keeps compiled code until the file of the outermost function changes, and

@@ -1,0 +1,1 @@
+"""Prediction on a GPU of NVIDIA, through torch."""

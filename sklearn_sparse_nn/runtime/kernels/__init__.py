@@ -1,0 +1,1 @@
+"""The compiled kernels: layout of their program, packed weights, machine code."""
