@@ -19,8 +19,8 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn import PrunedClassifier, TabularNetClassifier
 from sklearn_sparse_nn.core.importance import IMPORTANCES
-from sklearn_sparse_nn.nets.training import TrainingRun
 from sklearn_sparse_nn.pruning._surgery import Surgery
+from sklearn_sparse_nn.training.run import TrainingRun
 
 HEAD = """# What a pruning event costs
 

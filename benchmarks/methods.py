@@ -26,8 +26,8 @@ from sklearn_sparse_nn import (
     TabularNetClassifier,
     TabularNetRegressor,
 )
+from sklearn_sparse_nn.core.recovery import SoftTargets
 from sklearn_sparse_nn.core.schedules import Between
-from sklearn_sparse_nn.pruning.recovery import SoftTargets
 
 SETS = ("digits", "letter", "adult", "california")
 SPARSITIES = (0.95, 0.98, 0.99)

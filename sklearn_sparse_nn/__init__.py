@@ -8,9 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sklearn_sparse_nn.dense.tabular import (
+        TabularNetClassifier,
+        TabularNetRegressor,
+    )
     from sklearn_sparse_nn.export import export_module, export_pipeline
     from sklearn_sparse_nn.nets.batches import BatchIterator
-    from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
     from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
     from sklearn_sparse_nn.pruning.cv import PrunedClassifierCV, PrunedRegressorCV
     from sklearn_sparse_nn.pruning.path import pruning_path
@@ -24,8 +27,8 @@ _HOMES = {
     "PrunedClassifierCV": "sklearn_sparse_nn.pruning.cv",
     "PrunedRegressor": "sklearn_sparse_nn.pruning.regressor",
     "PrunedRegressorCV": "sklearn_sparse_nn.pruning.cv",
-    "TabularNetClassifier": "sklearn_sparse_nn.nets.tabular",
-    "TabularNetRegressor": "sklearn_sparse_nn.nets.tabular",
+    "TabularNetClassifier": "sklearn_sparse_nn.dense.tabular",
+    "TabularNetRegressor": "sklearn_sparse_nn.dense.tabular",
     "export_module": "sklearn_sparse_nn.export",
     "export_pipeline": "sklearn_sparse_nn.export",
     "pruning_path": "sklearn_sparse_nn.pruning.path",

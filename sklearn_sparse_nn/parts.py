@@ -7,9 +7,9 @@ be searched, as in ``schedule__end`` or ``allocation__max_sparsity``.
 from sklearn_sparse_nn.core.allocation import Bounded
 from sklearn_sparse_nn.core.granularity import NM, Block
 from sklearn_sparse_nn.core.obs import OBS
+from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.core.schedules import Between, Cyclic, Exponential, Polynomial
-from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 
 __all__ = [
     "NM",

@@ -6,12 +6,12 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetBinaryClassifier
 from torch import nn
 
+from sklearn_sparse_nn.dense.base import NetEstimator
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export._convert import convert
 from sklearn_sparse_nn.export._emit import emit
 from sklearn_sparse_nn.export._net import PLAIN, Step
 from sklearn_sparse_nn.export._skorch import output_of, refuse_unknown_net
-from sklearn_sparse_nn.nets.estimator import NetEstimator
 from sklearn_sparse_nn.nets.targets import Values
 from sklearn_sparse_nn.runtime import SparseModel
 

@@ -14,11 +14,11 @@ from sklearn.preprocessing import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_sparse_nn.dense.base import NetEstimator
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export._emit import Rows, emit
 from sklearn_sparse_nn.export._model import as_steps, head_of
 from sklearn_sparse_nn.export._net import Step, in_order, replace
-from sklearn_sparse_nn.nets.estimator import NetEstimator
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.graph import Activation
 

@@ -11,9 +11,9 @@ from skorch.dataset import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.nets.batches import BatchIterator
-from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
 
 __all__ = ["output_of", "refuse_unknown_net"]
 

@@ -13,8 +13,8 @@ from skorch import NeuralNet
 
 from sklearn_sparse_nn.core.compatibility import BY_NEURON
 from sklearn_sparse_nn.core.granularity import NM, resolve_granularity
+from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.layers import prunable_layers
-from sklearn_sparse_nn.nets.tabular import TabularNet
 
 __all__ = [
     "counts",

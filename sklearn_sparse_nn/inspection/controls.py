@@ -13,6 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 
+from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.inspection._arms import (
     counts,
@@ -25,7 +26,6 @@ from sklearn_sparse_nn.inspection._arms import (
 )
 from sklearn_sparse_nn.inspection._scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.seeding import as_seed
-from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.pruning._base import BasePruner
 
 __all__ = ["controls"]

@@ -23,16 +23,16 @@ from sklearn_sparse_nn.core.compatibility import Parts, check_parts
 from sklearn_sparse_nn.core.granularity import Granularity, Neuron, resolve_granularity
 from sklearn_sparse_nn.core.importance import Importance, resolve_importance
 from sklearn_sparse_nn.core.masks import refit, select
+from sklearn_sparse_nn.dense.base import NetEstimator
+from sklearn_sparse_nn.dense.source import DenseNet, dense_net
+from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.inspection._scoring import one_score, pandas_for, resolve_scorer
-from sklearn_sparse_nn.nets.activations import last_layer
-from sklearn_sparse_nn.nets.estimator import NetEstimator
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
-from sklearn_sparse_nn.nets.statistics import GATHERED, gather
-from sklearn_sparse_nn.nets.tabular import TabularNetClassifier, TabularNetRegressor
-from sklearn_sparse_nn.pruning._dense import DenseNet, dense_net
 from sklearn_sparse_nn.pruning._request import statistics_of
+from sklearn_sparse_nn.statistics.activations import last_layer
+from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 
 __all__ = ["layer_sensitivity"]
 

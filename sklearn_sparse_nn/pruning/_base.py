@@ -12,25 +12,17 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn._compat import fit_context, has_callbacks, with_callbacks
 from sklearn_sparse_nn.core.granularity import Block
-from sklearn_sparse_nn.nets.activations import (
-    copy_module,
-    last_layer,
-    private_twin,
-    spare_global_rng,
-)
-from sklearn_sparse_nn.nets.distillation import check_distillable
-from sklearn_sparse_nn.nets.estimator import NetEstimator
-from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
-from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
-from sklearn_sparse_nn.nets.tabular import TabularNet
-from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
-from sklearn_sparse_nn.nets.units import uses_per_row
-from sklearn_sparse_nn.pruning._dense import (
+from sklearn_sparse_nn.dense.base import NetEstimator
+from sklearn_sparse_nn.dense.source import (
     DenseNet,
     brings_code,
     dense_net,
     is_own_net,
 )
+from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.nets.copies import copy_module, private_twin, spare_global_rng
+from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
+from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
 from sklearn_sparse_nn.pruning._dense_phase import (
     DensePhase,
     OnPath,
@@ -43,6 +35,10 @@ from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
 from sklearn_sparse_nn.pruning._progress import PHASES, Progress, fit_task
 from sklearn_sparse_nn.pruning._request import Request, resolve_request
 from sklearn_sparse_nn.pruning._store import key_of
+from sklearn_sparse_nn.statistics.activations import last_layer
+from sklearn_sparse_nn.statistics.units import uses_per_row
+from sklearn_sparse_nn.training.distillation import check_distillable
+from sklearn_sparse_nn.training.run import TrainingRun, drop_training_state
 
 __all__ = ["BasePruner", "all_alive", "count_zeros"]
 

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from sklearn_sparse_nn.core.budget import Budget
 from sklearn_sparse_nn.core.granularity import Block
+from sklearn_sparse_nn.core.plan import Event
+from sklearn_sparse_nn.dense.base import as_net_input
+from sklearn_sparse_nn.dense.source import as_dtype
 from sklearn_sparse_nn.nets.batches import BatchIterator
-from sklearn_sparse_nn.nets.estimator import as_net_input
-from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
-from sklearn_sparse_nn.nets.movement import Movement
-from sklearn_sparse_nn.nets.statistics import GATHERED
 from sklearn_sparse_nn.nets.targets import Labels, Values
-from sklearn_sparse_nn.nets.training import TrainingRun
 from sklearn_sparse_nn.pruning._base import all_alive
-from sklearn_sparse_nn.pruning._dense import as_dtype
 from sklearn_sparse_nn.pruning._dense_phase import DensePhase
-from sklearn_sparse_nn.pruning._plan import Event
 from sklearn_sparse_nn.pruning._request import Request, resolve_request
 from sklearn_sparse_nn.pruning._surgery import Surgery
+from sklearn_sparse_nn.statistics.gathering import GATHERED
+from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.movement import Movement
+from sklearn_sparse_nn.training.run import TrainingRun
 
 __all__ = [
     "ChunkRun",

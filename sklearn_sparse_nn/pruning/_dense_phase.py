@@ -10,12 +10,9 @@ from typing import Any
 from skorch import NeuralNet
 from torch import Tensor
 
+from sklearn_sparse_nn.dense.source import DenseNet
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.nets.movement import Movement
-from sklearn_sparse_nn.nets.training import TrainingRun
-from sklearn_sparse_nn.pruning._dense import DenseNet
 from sklearn_sparse_nn.pruning._progress import Progress
-from sklearn_sparse_nn.pruning._rewind import Beginning
 from sklearn_sparse_nn.pruning._snapshot import (
     dump,
     global_rng,
@@ -23,6 +20,9 @@ from sklearn_sparse_nn.pruning._snapshot import (
     restore_global_rng,
 )
 from sklearn_sparse_nn.pruning._store import recall
+from sklearn_sparse_nn.training.movement import Movement
+from sklearn_sparse_nn.training.rewinding import Beginning
+from sklearn_sparse_nn.training.run import TrainingRun
 
 __all__ = [
     "DensePhase",

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklearn_sparse_nn.nets.distillation import Distill
-from sklearn_sparse_nn.nets.holding import MaskHolder
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.core.plan import Event, Plan
 from sklearn_sparse_nn.pruning._dense_phase import DensePhase, epoch_row
-from sklearn_sparse_nn.pruning._plan import Event, Plan
 from sklearn_sparse_nn.pruning._progress import PHASES, Progress
 from sklearn_sparse_nn.pruning._request import Request
-from sklearn_sparse_nn.pruning._rewind import Beginning
 from sklearn_sparse_nn.pruning._surgery import Surgery
+from sklearn_sparse_nn.training.distillation import Distill
+from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.rewinding import Beginning
+from sklearn_sparse_nn.training.run import TrainingRun
 
 __all__ = ["check_steps", "prune"]
 

@@ -12,18 +12,18 @@ from sklearn.base import (
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn._compat import CallbackSupportMixin, refuse_dataframe_output
+from sklearn_sparse_nn.dense.base import NetEstimator, as_net_input
+from sklearn_sparse_nn.dense.source import as_dtype
 from sklearn_sparse_nn.export import export_pruner, predicting_model
-from sklearn_sparse_nn.nets.activations import hidden_activations
-from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
-from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers
-from sklearn_sparse_nn.pruning._budget import costs_of
-from sklearn_sparse_nn.pruning._dense import as_dtype
-from sklearn_sparse_nn.pruning._paths import (
+from sklearn_sparse_nn.nets.connectivity import (
     effective_nonzeros,
     input_importances,
     linear_chain,
 )
+from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers
+from sklearn_sparse_nn.pruning._budget import costs_of
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.statistics.activations import hidden_activations
 
 __all__ = ["PrunedNet"]
 

@@ -14,9 +14,9 @@ from sklearn_sparse_nn._compat import (
     StrOptions,
 )
 from sklearn_sparse_nn.core.penalties import PENALTIES
+from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.regrowth import Regrow
-from sklearn_sparse_nn.nets.tabular import TabularNet
-from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
+from sklearn_sparse_nn.dense.tabular import TabularNet
 
 __all__ = ["ATTRIBUTES", "CONSTRAINTS", "PARAMETERS", "REFERENCES"]
 

@@ -17,17 +17,17 @@ from sklearn_sparse_nn.core.importance import (
     resolve_importance,
 )
 from sklearn_sparse_nn.core.masks import refit, select
-from sklearn_sparse_nn.core.regrowth import Regrow, resolve_regrow, swap
-from sklearn_sparse_nn.core.schedules import resolve_schedule
-from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
-from sklearn_sparse_nn.pruning._budget import by_layer, check_budget, make_budget
-from sklearn_sparse_nn.pruning._plan import Plan, make_plan
-from sklearn_sparse_nn.pruning.recovery import (
+from sklearn_sparse_nn.core.plan import Plan, make_plan
+from sklearn_sparse_nn.core.recovery import (
     Rewind,
     SoftTargets,
     resolve_distill,
     resolve_rewind,
 )
+from sklearn_sparse_nn.core.regrowth import Regrow, resolve_regrow, swap
+from sklearn_sparse_nn.core.schedules import resolve_schedule
+from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
+from sklearn_sparse_nn.pruning._budget import by_layer, check_budget, make_budget
 
 __all__ = ["Request", "resolve_request"]
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklearn_sparse_nn.nets.holding import MaskHolder
-from sklearn_sparse_nn.nets.movement import Movement
-from sklearn_sparse_nn.nets.penalizing import L0Penalty, L1Penalty, Penalty
-from sklearn_sparse_nn.nets.sampling import sample_rows
-from sklearn_sparse_nn.nets.statistics import GATHERED, gather
+from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.pruning._dense_phase import DensePhase
-from sklearn_sparse_nn.pruning._plan import Event
 from sklearn_sparse_nn.pruning._request import Request
+from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
+from sklearn_sparse_nn.statistics.sampling import sample_rows
+from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.movement import Movement
+from sklearn_sparse_nn.training.penalizing import L0Penalty, L1Penalty, Penalty
 
 __all__ = ["Surgery"]
 

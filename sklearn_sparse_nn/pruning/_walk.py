@@ -9,8 +9,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn._compat import check_parameters
+from sklearn_sparse_nn.core.recovery import resolve_rewind
 from sklearn_sparse_nn.pruning._dense_phase import KeptPhase, OnPath
-from sklearn_sparse_nn.pruning.recovery import resolve_rewind
 
 __all__ = ["STARTS", "walk"]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sklearn_sparse_nn.nets.estimator import NetClassifierMixin
-from sklearn_sparse_nn.nets.tabular import TabularNetClassifier
+from sklearn_sparse_nn.dense.base import NetClassifierMixin
+from sklearn_sparse_nn.dense.tabular import TabularNetClassifier
 from sklearn_sparse_nn.pruning._chunks import ChunkPruner, by_chunks
 from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES, PARAMETERS, REFERENCES
 

@@ -23,20 +23,20 @@ from sklearn_sparse_nn._compat import (
     has_callbacks,
     with_callbacks,
 )
-from sklearn_sparse_nn.nets.estimator import NetClassifierMixin, NetRegressorMixin
-from sklearn_sparse_nn.nets.seeding import as_seed
-from sklearn_sparse_nn.nets.tabular import (
+from sklearn_sparse_nn.dense.base import NetClassifierMixin, NetRegressorMixin
+from sklearn_sparse_nn.dense.source import is_own_net
+from sklearn_sparse_nn.dense.tabular import (
     TabularNet,
     TabularNetClassifier,
     TabularNetRegressor,
 )
+from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.pruning._base import BasePruner
 from sklearn_sparse_nn.pruning._cv_documentation import (
     CV_ATTRIBUTES,
     NOTES,
     PARAMETERS,
 )
-from sklearn_sparse_nn.pruning._dense import is_own_net
 from sklearn_sparse_nn.pruning._fitted import PrunedNet
 from sklearn_sparse_nn.pruning._progress import fit_task
 from sklearn_sparse_nn.pruning._selection import (

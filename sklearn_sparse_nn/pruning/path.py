@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_consistent_length
 from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import InvalidParameterError
-from sklearn_sparse_nn.nets.tabular import TabularNet
+from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.pruning._base import BasePruner
 from sklearn_sparse_nn.pruning._walk import STARTS, walk
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier

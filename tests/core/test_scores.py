@@ -16,9 +16,9 @@ from sklearn_sparse_nn.core import scores
 from sklearn_sparse_nn.core.importance import IMPORTANCES, needs
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.nets.layers import prunable_layers
-from sklearn_sparse_nn.nets.movement import Movement
-from sklearn_sparse_nn.nets.statistics import gather
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.statistics.gathering import gather
+from sklearn_sparse_nn.training.movement import Movement
+from sklearn_sparse_nn.training.run import TrainingRun
 from tests.core.decision import decide
 from tests.core.strategies import explore, seeds, weight_tensors
 

@@ -14,9 +14,9 @@ from sklearn_sparse_nn import (
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.core.allocation import Bounded
 from sklearn_sparse_nn.core.compatibility import RULES
+from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.core.schedules import Between
-from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 from tests.pruning.nets import own_net, small
 
 ESTIMATORS = [

@@ -30,7 +30,7 @@ from sklearn_sparse_nn import (
 from sklearn_sparse_nn.core.allocation import n_pruned
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.nets.batches import BatchIterator
-from sklearn_sparse_nn.nets.holding import MaskHolder
+from sklearn_sparse_nn.training.holding import MaskHolder
 from tests.pruning.nets import Conv, Tied, own_net, own_regressor, small, zeros_of
 
 ROOT = Path(__file__).parents[2]

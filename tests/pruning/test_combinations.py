@@ -13,10 +13,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn_sparse_nn import PrunedClassifier
 from sklearn_sparse_nn.core.allocation import Bounded, n_pruned
 from sklearn_sparse_nn.core.importance import IMPORTANCES
+from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.core.schedules import SCHEDULES, Between
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
-from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 from tests.pruning.nets import small
 from tests.pruning.test_training import AfterEveryStep
 

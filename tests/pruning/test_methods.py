@@ -12,8 +12,8 @@ from skorch.callbacks import Callback
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedRegressor, TabularNetRegressor
 from sklearn_sparse_nn.core.allocation import n_pruned
+from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.schedules import Between
-from sklearn_sparse_nn.pruning.recovery import Rewind, SoftTargets
 from tests.pruning.nets import Conv, own_net, small
 
 SIZE = 8 * 16 + 16 * 12 + 12 * 3

@@ -15,8 +15,8 @@ from skorch.dataset import ValidSplit
 from sklearn_sparse_nn import PrunedClassifier, TabularNetClassifier
 from sklearn_sparse_nn.core.allocation import n_pruned
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
-from sklearn_sparse_nn.nets.holding import MaskHolder
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.run import TrainingRun
 from tests.pruning.nets import Mlp, Tied, own_net, small, zeros_of
 
 SIZE = 8 * 16 + 16 * 12 + 12 * 3

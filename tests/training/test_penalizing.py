@@ -11,10 +11,10 @@ from torch.func import functional_call
 
 from sklearn_sparse_nn.core.granularity import resolve_granularity
 from sklearn_sparse_nn.core.penalties import mean_gate, sample_gate
-from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.layers import prunable_layers
-from sklearn_sparse_nn.nets.penalizing import L0Penalty, L1Penalty
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.penalizing import L0Penalty, L1Penalty
+from sklearn_sparse_nn.training.run import TrainingRun
 
 SEED, BATCH = 5, 20
 N_BATCHES = 120 // BATCH

@@ -7,14 +7,14 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from sklearn_sparse_nn.nets.activations import first_outputs, private_twin, rows_run
+from sklearn_sparse_nn.nets.copies import first_outputs, private_twin, rows_run
 from sklearn_sparse_nn.nets.layers import (
     PrunableLayer,
     is_prunable,
     prunable_layers,
 )
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE
-from sklearn_sparse_nn.nets.sampling import Calls, Sample, sharing
+from sklearn_sparse_nn.statistics.sampling import Calls, Sample, sharing
 
 __all__ = ["input_gram", "input_norms", "uses_per_row", "zero_fractions"]
 

@@ -19,7 +19,7 @@ from sklearn_sparse_nn.core.penalties import (
     shrink,
 )
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.nets.training import optimizers
+from sklearn_sparse_nn.training.run import optimizers
 
 __all__ = ["L0Penalty", "L1Penalty", "Penalty"]
 

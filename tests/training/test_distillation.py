@@ -13,9 +13,9 @@ from skorch import (
 from torch import nn
 
 from sklearn_sparse_nn import TabularNetClassifier
-from sklearn_sparse_nn.nets.distillation import Distill, check_distillable
 from sklearn_sparse_nn.nets.targets import Labels
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.training.distillation import Distill, check_distillable
+from sklearn_sparse_nn.training.run import TrainingRun
 
 WEIGHT, T = 0.3, 2.5
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sklearn_sparse_nn import TabularNetClassifier
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.training.run import TrainingRun
 
 
 @pytest.fixture(autouse=True)

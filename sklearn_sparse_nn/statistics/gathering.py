@@ -7,15 +7,15 @@ from typing import Any
 from skorch import NeuralNet
 from torch import Tensor
 
-from sklearn_sparse_nn.nets.gradients import (
+from sklearn_sparse_nn.nets.layers import PrunableLayer
+from sklearn_sparse_nn.statistics.gradients import (
     mean_gradient,
     mean_hessian_gradient,
     mean_squared_gradient,
 )
-from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.nets.path_mass import path_mass_slopes
-from sklearn_sparse_nn.nets.sampling import Sample
-from sklearn_sparse_nn.nets.units import input_gram, input_norms, zero_fractions
+from sklearn_sparse_nn.statistics.path_mass import path_mass_slopes
+from sklearn_sparse_nn.statistics.sampling import Sample
+from sklearn_sparse_nn.statistics.units import input_gram, input_norms, zero_fractions
 
 __all__ = ["GATHERED", "gather"]
 

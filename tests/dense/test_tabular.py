@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import EpochScoring, LRScheduler
 
 from sklearn_sparse_nn import TabularNetClassifier, TabularNetRegressor
-from sklearn_sparse_nn.nets.tabular import column_mean_and_scale
+from sklearn_sparse_nn.dense.tabular import column_mean_and_scale
 
 
 def test_learns_digits():

@@ -8,7 +8,7 @@ from skorch import NeuralNet, NeuralNetClassifier
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sklearn_sparse_nn.nets.activations import copy_module
+from sklearn_sparse_nn.nets.copies import copy_module
 
 __all__ = ["Distill", "check_distillable"]
 

@@ -14,10 +14,10 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
 from sklearn_sparse_nn._compat import check_parameters
-from sklearn_sparse_nn.nets.activations import copy_module, first_outputs
-from sklearn_sparse_nn.nets.estimator import NetEstimator, as_net_input
+from sklearn_sparse_nn.dense.base import NetEstimator, as_net_input
+from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.nets.copies import copy_module, first_outputs
 from sklearn_sparse_nn.nets.seeding import has_foreign_parts
-from sklearn_sparse_nn.nets.tabular import TabularNet
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
 __all__ = ["DenseNet", "as_dtype", "brings_code", "dense_net", "is_own_net"]

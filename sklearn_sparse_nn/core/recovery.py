@@ -86,7 +86,8 @@ def resolve_rewind(rewind: Any) -> Rewind | None:
             f"The 'rewind' parameter is {rewind!r}: what must be 'weights' or "
             "'learning_rate', and epoch an int of 0 or more."
         )
-    return rewind
+    checked: Rewind = rewind
+    return checked
 
 
 def resolve_distill(distill: Any) -> SoftTargets:
@@ -110,4 +111,5 @@ def resolve_distill(distill: Any) -> SoftTargets:
             f"The 'distill' parameter is {distill!r}: weight must be in [0, 1] and "
             "temperature above 0 and finite."
         )
-    return distill
+    checked: SoftTargets = distill
+    return checked

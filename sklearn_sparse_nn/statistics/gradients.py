@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklearn_sparse_nn.nets.sampling import Calls, Sample
+from sklearn_sparse_nn.statistics.sampling import Calls, Sample
 
 __all__ = ["mean_gradient", "mean_hessian_gradient", "mean_squared_gradient"]
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from sklearn_sparse_nn import TabularNetClassifier
 from sklearn_sparse_nn.core.importance import STATISTICS
 from sklearn_sparse_nn.nets.layers import prunable_layers
-from sklearn_sparse_nn.nets.statistics import GATHERED, gather
 from sklearn_sparse_nn.nets.targets import Labels
+from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 
 N_ROWS, BATCH = 13, 5  # the last batch is smaller
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from sklearn_sparse_nn.nets.activations import copy_module
+from sklearn_sparse_nn.nets.copies import copy_module
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
-from sklearn_sparse_nn.nets.sampling import Calls, Sample
+from sklearn_sparse_nn.statistics.sampling import Calls, Sample
 
 __all__ = ["path_mass_slopes"]
 

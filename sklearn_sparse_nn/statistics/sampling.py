@@ -9,7 +9,7 @@ from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from torch import Tensor, nn
 
-from sklearn_sparse_nn.nets.activations import private_twin
+from sklearn_sparse_nn.nets.copies import private_twin
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
 __all__ = ["Calls", "Sample", "sample_rows", "sharing"]

@@ -22,13 +22,13 @@ from sklearn_sparse_nn._compat import (
     Real,
     StrOptions,
 )
-from sklearn_sparse_nn.nets.batches import BatchIterator
-from sklearn_sparse_nn.nets.estimator import (
+from sklearn_sparse_nn.dense.base import (
     NetClassifierMixin,
     NetEstimator,
     NetRegressorMixin,
     as_net_input,
 )
+from sklearn_sparse_nn.nets.batches import BatchIterator
 from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
 from sklearn_sparse_nn.nets.seeding import (
     as_seed,
@@ -36,7 +36,7 @@ from sklearn_sparse_nn.nets.seeding import (
     isolated_rng,
 )
 from sklearn_sparse_nn.nets.targets import Labels, Values
-from sklearn_sparse_nn.nets.training import TrainingRun, drop_training_state
+from sklearn_sparse_nn.training.run import TrainingRun, drop_training_state
 
 __all__ = ["TabularNet", "TabularNetClassifier", "TabularNetRegressor"]
 

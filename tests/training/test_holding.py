@@ -6,9 +6,9 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sklearn_sparse_nn.nets.holding import MaskHolder
 from sklearn_sparse_nn.nets.layers import prunable_layers
-from sklearn_sparse_nn.nets.training import TrainingRun
+from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.run import TrainingRun
 
 OPTIMIZERS = {
     "SGD with momentum": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01}),

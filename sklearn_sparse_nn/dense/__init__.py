@@ -1,0 +1,1 @@
+"""Dense nets: the estimators of this package, and where a pruner takes its net from."""

@@ -1,0 +1,1 @@
+"""What importances know of a net: statistics over rows."""

@@ -1,0 +1,1 @@
+"""Training under masks: epochs one by one, held zeros, penalties, soft targets."""
