@@ -7,6 +7,8 @@ alone loads neither torch nor scikit-learn.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sklearn_sparse_nn._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sklearn_sparse_nn.dense.tabular import (
         TabularNetClassifier,
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from sklearn_sparse_nn.pruning.cv import PrunedClassifierCV, PrunedRegressorCV
     from sklearn_sparse_nn.pruning.path import pruning_path
     from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
-
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "BatchIterator": "sklearn_sparse_nn.nets.batches",

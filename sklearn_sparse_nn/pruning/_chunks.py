@@ -16,6 +16,8 @@ from torch import Tensor
 
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.dense.source import brings_code, dense_net
+from sklearn_sparse_nn.memory.kept import Kept, keep
+from sklearn_sparse_nn.memory.snapshot import global_rng, restore_global_rng
 from sklearn_sparse_nn.nets.copies import spare_global_rng
 from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
@@ -31,10 +33,8 @@ from sklearn_sparse_nn.pruning._chunk_training import (
     watch,
 )
 from sklearn_sparse_nn.pruning._dense_phase import epoch_row
-from sklearn_sparse_nn.pruning._kept import Kept, keep
 from sklearn_sparse_nn.pruning._progress import Progress
 from sklearn_sparse_nn.pruning._request import Request
-from sklearn_sparse_nn.pruning._snapshot import global_rng, restore_global_rng
 from sklearn_sparse_nn.statistics.activations import last_layer
 from sklearn_sparse_nn.statistics.units import uses_per_row
 from sklearn_sparse_nn.training.holding import MaskHolder

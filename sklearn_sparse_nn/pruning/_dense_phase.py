@@ -11,15 +11,15 @@ from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_sparse_nn.dense.source import DenseNet
-from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.pruning._progress import Progress
-from sklearn_sparse_nn.pruning._snapshot import (
+from sklearn_sparse_nn.memory.snapshot import (
     dump,
     global_rng,
     load,
     restore_global_rng,
 )
-from sklearn_sparse_nn.pruning._store import recall
+from sklearn_sparse_nn.memory.store import recall
+from sklearn_sparse_nn.nets.layers import PrunableLayer
+from sklearn_sparse_nn.pruning._progress import Progress
 from sklearn_sparse_nn.training.movement import Movement
 from sklearn_sparse_nn.training.rewinding import Beginning
 from sklearn_sparse_nn.training.run import TrainingRun

@@ -6,7 +6,7 @@ from typing import Any
 
 from skorch import NeuralNet
 
-from sklearn_sparse_nn.pruning._snapshot import global_rng, restore_global_rng
+from sklearn_sparse_nn.memory.snapshot import global_rng, restore_global_rng
 
 __all__ = ["PHASES", "Progress", "fit_task"]
 

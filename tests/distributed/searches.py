@@ -12,7 +12,7 @@ from skorch.callbacks import Callback
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedClassifierCV
 from tests.pruning.nets import own_net, small
-from tests.pruning.test_memory import QUICK, bits
+from tests.memory.test_store import QUICK, bits
 
 LEVELS = [0.3, 0.6]
 N_FOLDS = 3

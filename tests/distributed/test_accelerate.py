@@ -6,7 +6,7 @@ from skorch.hf import AccelerateMixin
 
 from sklearn_sparse_nn import PrunedClassifier
 from tests.pruning.nets import own_net
-from tests.pruning.test_memory import QUICK, bits
+from tests.memory.test_store import QUICK, bits
 
 accelerate = pytest.importorskip("accelerate")
 

@@ -23,7 +23,7 @@ from tests.distributed.searches import (
     trainings,
 )
 from tests.pruning.nets import small
-from tests.pruning.test_memory import QUICK, outputs
+from tests.memory.test_store import QUICK, outputs
 from tests.runtime.graphs import rows_for, share_always
 from tests.runtime.test_threads import make_model
 

@@ -17,7 +17,7 @@ from tests.distributed.searches import (
     grid,
 )
 from tests.pruning.nets import own_net
-from tests.pruning.test_memory import outputs
+from tests.memory.test_store import outputs
 
 ray = pytest.importorskip("ray")
 

@@ -37,7 +37,7 @@ from sklearn_sparse_nn import (
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.pruning._selection import choose_level, cv_results
 from tests.pruning.nets import own_net, own_regressor, small
-from tests.pruning.test_memory import bits, trained  # noqa: F401
+from tests.memory.test_store import bits, trained  # noqa: F401
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
 LEVELS = [0.3, 0.5, 0.6]

@@ -26,7 +26,7 @@ from sklearn_sparse_nn.core.budget import n_pruned
 from sklearn_sparse_nn.parts import Rewind
 from sklearn_sparse_nn.pruning.path import check_levels
 from tests.pruning.nets import own_net, small, zeros_of
-from tests.pruning.test_memory import bits, outputs, trained  # noqa: F401
+from tests.memory.test_store import bits, outputs, trained  # noqa: F401
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
 LEVELS = [0.3, 0.5, 0.6]

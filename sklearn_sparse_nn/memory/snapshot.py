@@ -85,9 +85,11 @@ class SnapshotPickler(cloudpickle.Pickler):
         self._places = {id(rows): i for i, rows in enumerate(data)}
 
     def persistent_id(self, obj: Any) -> int | None:
+        """Return the place of rows that are not written, None for all else."""
         return self._places.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
+        """Return how a net, its callbacks and generators are written."""
         if isinstance(obj, NeuralNet):
             state = dict(obj.__dict__)
             return object.__new__, (type(obj),), state, None, None, _set_state

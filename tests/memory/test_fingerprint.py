@@ -17,7 +17,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from sklearn_sparse_nn import PrunedClassifier
-from sklearn_sparse_nn.pruning._fingerprint import fingerprint
+from sklearn_sparse_nn.memory.fingerprint import fingerprint
 from tests.pruning.nets import own_net, small
 
 ROOT = Path(__file__).parents[2]
@@ -228,7 +228,7 @@ def test_what_has_no_state_is_refused_as_a_pickle_would():
 SCRIPT = """
 import sys
 import cloudpickle
-from sklearn_sparse_nn.pruning._fingerprint import fingerprint
+from sklearn_sparse_nn.memory.fingerprint import fingerprint
 print(fingerprint(cloudpickle.load(sys.stdin.buffer))[0])
 """
 

@@ -13,9 +13,9 @@ import torch
 from joblib.memory import MemorizedFunc
 from sklearn.utils.validation import check_memory
 
-from sklearn_sparse_nn import __version__
-from sklearn_sparse_nn.pruning._fingerprint import fingerprint
-from sklearn_sparse_nn.pruning._snapshot import dump, load
+from sklearn_sparse_nn._version import __version__
+from sklearn_sparse_nn.memory.fingerprint import fingerprint
+from sklearn_sparse_nn.memory.snapshot import dump, load
 
 __all__ = ["key_of", "recall"]
 

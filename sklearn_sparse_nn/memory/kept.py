@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from sklearn_sparse_nn.pruning._snapshot import SnapshotPickler, load
+from sklearn_sparse_nn.memory.snapshot import SnapshotPickler, load
 
 __all__ = ["Kept", "keep"]
 

@@ -34,8 +34,9 @@ from sklearn_sparse_nn import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
+from sklearn_sparse_nn.memory import store as _store
 from sklearn_sparse_nn.parts import Rewind
-from sklearn_sparse_nn.pruning import _base, _store
+from sklearn_sparse_nn.pruning import _base
 from tests.pruning.nets import Mlp, Tied, own_net, own_regressor, small
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +154,7 @@ def test_with_memory_in_another_process_equals_without(classes, tmp_path, traine
         import sys, torch
         torch.set_num_threads(1)
         from sklearn.datasets import make_classification
-        from tests.pruning.test_memory import *
+        from tests.memory.test_store import *
         X, y = make_classification(
             120, 8, n_informative=6, n_classes=3, class_sep=2.0, random_state=0
         )

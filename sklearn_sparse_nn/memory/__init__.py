@@ -1,0 +1,1 @@
+"""The dense phase, kept: as bytes, in a store, by a key."""
