@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedClassifierCV, TabularNetClassifier
 from sklearn_sparse_nn.pruning import _base
-from sklearn_sparse_nn.pruning.path import check_levels
+from sklearn_sparse_nn.search.path import check_levels
 
 HERE = Path(__file__).parent
 N_FOLDS = 5

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from sklearn_sparse_nn.export import export_module, export_pipeline
     from sklearn_sparse_nn.nets.batches import BatchIterator
     from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
-    from sklearn_sparse_nn.pruning.cv import PrunedClassifierCV, PrunedRegressorCV
-    from sklearn_sparse_nn.pruning.path import pruning_path
     from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
+    from sklearn_sparse_nn.search.cv import PrunedClassifierCV, PrunedRegressorCV
+    from sklearn_sparse_nn.search.path import pruning_path
 
 _HOMES = {
     "BatchIterator": "sklearn_sparse_nn.nets.batches",
     "PrunedClassifier": "sklearn_sparse_nn.pruning.classifier",
-    "PrunedClassifierCV": "sklearn_sparse_nn.pruning.cv",
+    "PrunedClassifierCV": "sklearn_sparse_nn.search.cv",
     "PrunedRegressor": "sklearn_sparse_nn.pruning.regressor",
-    "PrunedRegressorCV": "sklearn_sparse_nn.pruning.cv",
+    "PrunedRegressorCV": "sklearn_sparse_nn.search.cv",
     "TabularNetClassifier": "sklearn_sparse_nn.dense.tabular",
     "TabularNetRegressor": "sklearn_sparse_nn.dense.tabular",
     "export_module": "sklearn_sparse_nn.export",
     "export_pipeline": "sklearn_sparse_nn.export",
-    "pruning_path": "sklearn_sparse_nn.pruning.path",
+    "pruning_path": "sklearn_sparse_nn.search.path",
 }
 
 __all__ = [

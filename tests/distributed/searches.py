@@ -11,8 +11,8 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedClassifierCV
-from tests.pruning.nets import own_net, small
 from tests.memory.test_store import QUICK, bits
+from tests.pruning.nets import own_net, small
 
 LEVELS = [0.3, 0.6]
 N_FOLDS = 3

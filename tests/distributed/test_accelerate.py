@@ -5,8 +5,8 @@ from skorch import NeuralNetClassifier
 from skorch.hf import AccelerateMixin
 
 from sklearn_sparse_nn import PrunedClassifier
-from tests.pruning.nets import own_net
 from tests.memory.test_store import QUICK, bits
+from tests.pruning.nets import own_net
 
 accelerate = pytest.importorskip("accelerate")
 

@@ -16,8 +16,8 @@ from tests.distributed.searches import (
     by_path,
     grid,
 )
-from tests.pruning.nets import own_net
 from tests.memory.test_store import outputs
+from tests.pruning.nets import own_net
 
 ray = pytest.importorskip("ray")
 

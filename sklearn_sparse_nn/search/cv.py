@@ -32,23 +32,23 @@ from sklearn_sparse_nn.dense.tabular import (
 )
 from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.pruning._base import BasePruner
-from sklearn_sparse_nn.pruning._cv_documentation import (
+from sklearn_sparse_nn.pruning._fitted import PrunedNet
+from sklearn_sparse_nn.pruning._progress import fit_task
+from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
+from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
+from sklearn_sparse_nn.search.levels import STARTS, walk
+from sklearn_sparse_nn.search.parameters import (
     CV_ATTRIBUTES,
     NOTES,
     PARAMETERS,
 )
-from sklearn_sparse_nn.pruning._fitted import PrunedNet
-from sklearn_sparse_nn.pruning._progress import fit_task
-from sklearn_sparse_nn.pruning._selection import (
+from sklearn_sparse_nn.search.path import as_pruner, check_levels, scores_of
+from sklearn_sparse_nn.search.selection import (
     SELECTIONS,
     choose_level,
     cv_results,
     means_of,
 )
-from sklearn_sparse_nn.pruning._walk import STARTS, walk
-from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
-from sklearn_sparse_nn.pruning.path import as_pruner, check_levels, scores_of
-from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 
 __all__ = ["PrunedClassifierCV", "PrunedRegressorCV"]
 

@@ -35,9 +35,9 @@ from sklearn_sparse_nn import (
     pruning_path,
 )
 from sklearn_sparse_nn._compat import InvalidParameterError
-from sklearn_sparse_nn.pruning._selection import choose_level, cv_results
-from tests.pruning.nets import own_net, own_regressor, small
+from sklearn_sparse_nn.search.selection import choose_level, cv_results
 from tests.memory.test_store import bits, trained  # noqa: F401
+from tests.pruning.nets import own_net, own_regressor, small
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
 LEVELS = [0.3, 0.5, 0.6]

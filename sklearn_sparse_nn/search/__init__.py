@@ -1,0 +1,1 @@
+"""The choice of a sparsity: along a path, and by cross-validation."""
