@@ -19,7 +19,7 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn import PrunedClassifier, TabularNetClassifier
 from sklearn_sparse_nn.core.importance import IMPORTANCES
-from sklearn_sparse_nn.pruning._surgery import Surgery
+from sklearn_sparse_nn.pruning.events import Surgery
 from sklearn_sparse_nn.training.run import TrainingRun
 
 HEAD = """# What a pruning event costs

@@ -16,7 +16,7 @@ import numpy as np
 with atheris.instrument_imports(include=["sklearn_sparse_nn.runtime"]):
     from sklearn_sparse_nn.exceptions import ModelFormatError
     from sklearn_sparse_nn.runtime import SparseModel
-    from sklearn_sparse_nn.runtime.file import schema as _schema
+    from sklearn_sparse_nn.runtime.file import schema
     from sklearn_sparse_nn.runtime.reference import evaluate
 
 from tests.runtime.file_models import build, parts
@@ -102,8 +102,8 @@ def change_value(rng: random.Random, description: dict, arrays: list) -> None:
     elif action < 0.7 and type(place[key]) is bool:
         place[key] = not place[key]
     elif action < 0.7 and key == "name" and "params" in place:
-        place[key] = rng.choice(list(_schema.ACTIVATIONS))
-        place["params"] = [1.0] * _schema.ACTIVATIONS[place[key]]
+        place[key] = rng.choice(list(schema.ACTIVATIONS))
+        place["params"] = [1.0] * schema.ACTIVATIONS[place[key]]
     else:
         place[key] = rng.choice(VALUES)
 
@@ -138,7 +138,7 @@ def add_op(rng: random.Random, description: dict, arrays: list) -> None:
 def change_classes(rng: random.Random, description: dict, arrays: list) -> None:
     """Give the model other classes, or make it a regressor."""
     n = rng.choice([1, 2, 2, 2, 3])
-    code = rng.choice(list(_schema.TYPES))
+    code = rng.choice(list(schema.TYPES))
     labels = rng.choice([["a", "b"], ["", "\0"], ["ä" * 9] * n])
     description["classes"] = rng.choice(
         [
@@ -159,7 +159,7 @@ def change_bytes(rng: random.Random, description: dict, arrays: list) -> None:
         values = atheris.Mutate(bytes(values), len(values) or 1)[: len(raw)]
         values += bytes(len(raw) - len(values))
     else:
-        kind = np.dtype(_schema.TYPES[dtype])
+        kind = np.dtype(schema.TYPES[dtype])
         with np.errstate(all="ignore"):
             new = np.array(rng.choice(FLOATS if kind.kind == "f" else NUMBERS))
             item = new.astype(kind).tobytes()
@@ -171,11 +171,11 @@ def change_bytes(rng: random.Random, description: dict, arrays: list) -> None:
 def fitted(description: dict, arrays: list) -> list:
     """Cut or fill the arrays to what the description says, if it says anything."""
     try:
-        layout = _schema.parse(_schema.dump(description))[1]
+        layout = schema.parse(schema.dump(description))[1]
     except (ValueError, TypeError):
         return arrays
     old = {name: raw for name, _, _, raw in arrays}
-    sizes = _schema.array_bytes(layout)
+    sizes = schema.array_bytes(layout)
     if sum(sizes.values()) > SMALL:
         return arrays
     made = []
@@ -183,7 +183,7 @@ def fitted(description: dict, arrays: list) -> list:
         raw = old.get(name, b"")[: sizes[name]]
         if name.endswith(".indptr"):  # keep it at least well-formed in its end
             nnz = layout[name.replace("indptr", "data")][1][0]
-            kind = np.dtype(_schema.TYPES[dtype])
+            kind = np.dtype(schema.TYPES[dtype])
             starts = np.frombuffer(
                 raw[: len(raw) // kind.itemsize * kind.itemsize], kind
             )

@@ -15,7 +15,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
-from sklearn_sparse_nn.inspection._arms import (
+from sklearn_sparse_nn.inspection.arms import (
     counts,
     dense_same_epochs,
     random_mask,
@@ -24,9 +24,9 @@ from sklearn_sparse_nn.inspection._arms import (
     small_dense,
     untrained_net,
 )
-from sklearn_sparse_nn.inspection._scoring import one_score, pandas_for, resolve_scorer
+from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.seeding import as_seed
-from sklearn_sparse_nn.pruning._base import BasePruner
+from sklearn_sparse_nn.pruning.base import BasePruner
 
 __all__ = ["controls"]
 

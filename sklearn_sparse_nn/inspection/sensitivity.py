@@ -27,10 +27,10 @@ from sklearn_sparse_nn.dense.base import NetEstimator
 from sklearn_sparse_nn.dense.source import DenseNet, dense_net
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
-from sklearn_sparse_nn.inspection._scoring import one_score, pandas_for, resolve_scorer
+from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
-from sklearn_sparse_nn.pruning._request import statistics_of
+from sklearn_sparse_nn.pruning.request import statistics_of
 from sklearn_sparse_nn.statistics.activations import last_layer
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 

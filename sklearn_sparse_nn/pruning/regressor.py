@@ -4,8 +4,8 @@ from typing import Any
 
 from sklearn_sparse_nn.dense.base import NetRegressorMixin
 from sklearn_sparse_nn.dense.tabular import TabularNetRegressor
-from sklearn_sparse_nn.pruning._chunks import ChunkPruner, by_chunks
-from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES, PARAMETERS, REFERENCES
+from sklearn_sparse_nn.pruning.chunks import ChunkPruner, by_chunks
+from sklearn_sparse_nn.pruning.parameters import ATTRIBUTES, PARAMETERS, REFERENCES
 
 __all__ = ["PrunedRegressor"]
 

@@ -31,10 +31,10 @@ from sklearn_sparse_nn.dense.tabular import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.nets.seeding import as_seed
-from sklearn_sparse_nn.pruning._base import BasePruner
-from sklearn_sparse_nn.pruning._fitted import PrunedNet
-from sklearn_sparse_nn.pruning._progress import fit_task
+from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
+from sklearn_sparse_nn.pruning.fitted import PrunedNet
+from sklearn_sparse_nn.pruning.progress import fit_task
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 from sklearn_sparse_nn.search.levels import STARTS, walk
 from sklearn_sparse_nn.search.parameters import (

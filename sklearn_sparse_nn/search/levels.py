@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.core.recovery import resolve_rewind
-from sklearn_sparse_nn.pruning._dense_phase import KeptPhase, OnPath
+from sklearn_sparse_nn.pruning.dense_phase import KeptPhase, OnPath
 
 __all__ = ["STARTS", "walk"]
 

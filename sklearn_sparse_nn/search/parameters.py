@@ -1,6 +1,6 @@
 """What the pruners that choose their sparsity say of themselves, once for both."""
 
-from sklearn_sparse_nn.pruning._parameters import ATTRIBUTES
+from sklearn_sparse_nn.pruning.parameters import ATTRIBUTES
 
 __all__ = ["CV_ATTRIBUTES", "NOTES", "PARAMETERS"]
 

@@ -14,7 +14,7 @@ from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.dense.tabular import TabularNet
-from sklearn_sparse_nn.pruning._base import BasePruner
+from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 from sklearn_sparse_nn.search.levels import STARTS, walk

@@ -16,8 +16,8 @@ from torch import nn
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedRegressor, TabularNetClassifier
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export import _cache, export_pruner, predicting_model
-from sklearn_sparse_nn.export._skorch import refuse_unknown_net
+from sklearn_sparse_nn.export import cache, export_pruner, predicting_model
+from sklearn_sparse_nn.export.skorch_nets import refuse_unknown_net
 from sklearn_sparse_nn.runtime import SparseModel
 from tests.pruning.nets import Conv, Mlp, Tied, own_net, own_regressor, small
 
@@ -174,7 +174,7 @@ def test_an_unsupported_net_predicts_through_torch_and_remembers(monkeypatch):
     pruner = pruned(own_net(Conv, module__n_outputs=3)).fit(X, y)
     assert np.array_equal(pruner.predict_proba(X), torch_proba(pruner, X))
     calls = []
-    monkeypatch.setattr(_cache, "export_pruner", lambda *args: calls.append(args))
+    monkeypatch.setattr(cache, "export_pruner", lambda *args: calls.append(args))
     pruner.predict(X)
     assert not calls
     with pytest.raises(UnsupportedLayerError, match=r"itself \(Conv\)"):
@@ -274,10 +274,10 @@ def test_models_go_with_their_estimators(classes):
     pruner = pruned(own_net()).fit(*classes)
     pruner.predict(classes[0])
     gc.collect()
-    n_models = len(_cache._models)
+    n_models = len(cache._models)
     del pruner
     gc.collect()
-    assert len(_cache._models) < n_models
+    assert len(cache._models) < n_models
 
 
 def test_several_threads_predict_at_once(classes):

@@ -34,9 +34,9 @@ from sklearn_sparse_nn import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
-from sklearn_sparse_nn.memory import store as _store
+from sklearn_sparse_nn.memory import store as memory_store
 from sklearn_sparse_nn.parts import Rewind
-from sklearn_sparse_nn.pruning import _base
+from sklearn_sparse_nn.pruning import base as pruning_base
 from tests.pruning.nets import Mlp, Tied, own_net, own_regressor, small
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def warn_anew():
-    _store._warned.clear()
+    memory_store._warned.clear()
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def trained(monkeypatch):
         count.append(kwargs["n_epochs"])
         return real(*args, **kwargs)
 
-    real = _base.train_dense
-    monkeypatch.setattr(_base, "train_dense", counted)
+    real = pruning_base.train_dense
+    monkeypatch.setattr(pruning_base, "train_dense", counted)
     return count
 
 
@@ -454,7 +454,7 @@ def test_a_store_of_ones_own(classes, trained):
     pruner = PrunedClassifier(small(), **QUICK)
     expected = bits(pruner.fit(*classes))
     memory = Dictionary()
-    recalled = _base.BasePruner.get_params(pruner) | {"memory": memory}
+    recalled = pruning_base.BasePruner.get_params(pruner) | {"memory": memory}
     for _ in range(2):
         assert bits(PrunedClassifier(**_shallow(recalled)).fit(*classes)) == expected
     assert len(memory.values) == 1

@@ -340,12 +340,12 @@ def untrained(pruner, classes):
 
 
 def test_statistics_are_gathered_once_an_event_and_only_if_asked(classes, monkeypatch):
-    from sklearn_sparse_nn.pruning import _surgery
+    from sklearn_sparse_nn.pruning import events as pruning_events
 
     calls = []
-    gather = _surgery.gather
+    gather = pruning_events.gather
     monkeypatch.setattr(
-        _surgery, "gather", lambda *args: calls.append(args[-1]) or gather(*args)
+        pruning_events, "gather", lambda *args: calls.append(args[-1]) or gather(*args)
     )
     quick = {"n_steps": 3, "prune_epochs": 3, "random_state": 0}
     PrunedClassifier(small(), **quick).fit(*classes)

@@ -29,7 +29,7 @@ from sklearn_sparse_nn import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
-from sklearn_sparse_nn.pruning import _base
+from sklearn_sparse_nn.pruning import base as pruning_base
 from tests.pruning.nets import Tied, own_net, small
 
 ROOT = Path(__file__).parents[2]
@@ -401,7 +401,7 @@ def test_nobody_copies_a_net_unasked(classes, monkeypatch):
     def refuse(*args):
         raise AssertionError("a net was copied, and nobody asked")
 
-    monkeypatch.setattr(_base, "_so_far", refuse)
+    monkeypatch.setattr(pruning_base, "_so_far", refuse)
     pruner().fit(*classes)
     heard = Recorder()
     pruner().set_callbacks(heard).fit(*classes)

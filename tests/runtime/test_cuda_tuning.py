@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime.cuda import capture as _cuda_graphs
+from sklearn_sparse_nn.runtime.cuda import capture as cuda_capture
 from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream, measure
 from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
 from sklearn_sparse_nn.runtime.cuda.model import CudaModel
@@ -156,13 +156,13 @@ def test_only_what_is_chosen_stays_in_memory():
 
 
 def test_a_wrong_kernel_is_never_taken(monkeypatch):
-    from sklearn_sparse_nn.runtime.cuda import net as _cuda_net
+    from sklearn_sparse_nn.runtime.cuda import net as cuda_net
 
     def broken(op, name, device):
         right = multiply(op, name, device)
         return (lambda x: right(x) * 1.001) if name == "csr" else right
 
-    monkeypatch.setattr(_cuda_net, "multiply", broken)
+    monkeypatch.setattr(cuda_net, "multiply", broken)
     there = CudaModel(classifier(), CPU, timer=FakeTimer(dense=10.0, csr=1.0)).tune(
         rows(4)
     )
@@ -170,14 +170,14 @@ def test_a_wrong_kernel_is_never_taken(monkeypatch):
 
 
 def test_a_missing_kernel_is_left_out(monkeypatch):
-    from sklearn_sparse_nn.runtime.cuda import net as _cuda_net
+    from sklearn_sparse_nn.runtime.cuda import net as cuda_net
 
     def missing(op, name, device):
         if name == "csr":
             raise NotImplementedError("no such kernel")
         return multiply(op, name, device)
 
-    monkeypatch.setattr(_cuda_net, "multiply", missing)
+    monkeypatch.setattr(cuda_net, "multiply", missing)
     there = CudaModel(classifier(), CPU, timer=FakeTimer(dense=10.0)).tune(rows(4))
     assert [list(found["microseconds"]) for found in there.tuned_[4]] == [["dense"]] * 3
 
@@ -241,7 +241,7 @@ def test_captures_are_ordered_after_and_before_the_callers_work(monkeypatch):
         CUDAGraph=lambda: Events("graph"),
         graph=graph,
     )
-    monkeypatch.setattr(_cuda_graphs, "_cuda", stand_in)
+    monkeypatch.setattr(cuda_capture, "_cuda", stand_in)
     stream = Stream(torch.device("cuda"))
     with stream:
         capture = Capture(lambda: log.append("body") or CPU, stream, stream.pool)

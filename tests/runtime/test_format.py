@@ -17,8 +17,7 @@ from scipy import sparse
 
 from sklearn_sparse_nn.exceptions import ModelFormatError
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime.file import format
-from sklearn_sparse_nn.runtime.file import schema as _schema
+from sklearn_sparse_nn.runtime.file import format, schema
 from sklearn_sparse_nn.runtime.graph import (
     ACTIVATIONS,
     MAX_WIDTH,
@@ -528,7 +527,7 @@ def test_the_documented_example_is_the_golden_file():
     table = DOCS.split("Its arrays:\n\n```\n")[1].split("```")[0]
     assert table.splitlines() == [
         f"{name:14} {code:4} {shape!s:4} "
-        f"{np.frombuffer(raw, _schema.TYPES[code]).tolist()}"
+        f"{np.frombuffer(raw, schema.TYPES[code]).tolist()}"
         for name, code, shape, raw in arrays
     ]
     assert "2,058 bytes" in DOCS
@@ -545,15 +544,15 @@ def test_the_documented_reader_reads():
 
 def test_the_documented_limits_and_names_are_those_of_the_code():
     for limit in (
-        _schema.MAX_TEXT,
-        _schema.MAX_BRACKETS,
-        _schema.MAX_OPS,
+        schema.MAX_TEXT,
+        schema.MAX_BRACKETS,
+        schema.MAX_OPS,
         MAX_WIDTH,
         format._MAX_HEADER,
     ):
         assert f"{limit:,}" in DOCS
-    for name in (*ACTIVATIONS, *_schema._OPS, *_schema.TYPES):
+    for name in (*ACTIVATIONS, *schema._OPS, *schema.TYPES):
         assert name in DOCS
-    assert ", ".join(_schema.TYPES) in " ".join(DOCS.split())
+    assert ", ".join(schema.TYPES) in " ".join(DOCS.split())
     for key in parts(GOLDEN.read_bytes())[0]:
         assert f"`{key}`" in DOCS

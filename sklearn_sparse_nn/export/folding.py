@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import sparse
 
-from sklearn_sparse_nn.export._net import Step, consumers, in_order, replace
+from sklearn_sparse_nn.export.steps import Step, consumers, in_order, replace
 
 __all__ = ["MILD", "fold"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse, special
 
-from sklearn_sparse_nn.export._net import Step, in_order
+from sklearn_sparse_nn.export.steps import Step, in_order
 from sklearn_sparse_nn.runtime.reference import activate
 
 __all__ = ["fold_constants", "shrink"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core.plan import Event
-from sklearn_sparse_nn.pruning._dense_phase import DensePhase
-from sklearn_sparse_nn.pruning._request import Request
+from sklearn_sparse_nn.pruning.dense_phase import DensePhase
+from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 from sklearn_sparse_nn.statistics.sampling import sample_rows
 from sklearn_sparse_nn.training.holding import MaskHolder

@@ -16,9 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn.dense.base import NetEstimator
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export._emit import Rows, emit
-from sklearn_sparse_nn.export._model import as_steps, head_of
-from sklearn_sparse_nn.export._net import Step, in_order, replace
+from sklearn_sparse_nn.export.emitting import Rows, emit
+from sklearn_sparse_nn.export.model import as_steps, head_of
+from sklearn_sparse_nn.export.steps import Step, in_order, replace
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.graph import Activation
 

@@ -21,8 +21,8 @@ from sklearn_sparse_nn.memory.snapshot import global_rng, restore_global_rng
 from sklearn_sparse_nn.nets.copies import spare_global_rng
 from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
-from sklearn_sparse_nn.pruning._base import BasePruner, all_alive, count_zeros
-from sklearn_sparse_nn.pruning._chunk_training import (
+from sklearn_sparse_nn.pruning.base import BasePruner, all_alive, count_zeros
+from sklearn_sparse_nn.pruning.chunk_training import (
     ChunkRun,
     ChunkTraining,
     asked_to_live,
@@ -32,9 +32,9 @@ from sklearn_sparse_nn.pruning._chunk_training import (
     resolve_now,
     watch,
 )
-from sklearn_sparse_nn.pruning._dense_phase import epoch_row
-from sklearn_sparse_nn.pruning._progress import Progress
-from sklearn_sparse_nn.pruning._request import Request
+from sklearn_sparse_nn.pruning.dense_phase import epoch_row
+from sklearn_sparse_nn.pruning.progress import Progress
+from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.statistics.activations import last_layer
 from sklearn_sparse_nn.statistics.units import uses_per_row
 from sklearn_sparse_nn.training.holding import MaskHolder

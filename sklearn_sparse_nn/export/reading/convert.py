@@ -5,11 +5,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export._constants import array
-from sklearn_sparse_nn.export._functions import BY_TARGET, FUNCTIONS
-from sklearn_sparse_nn.export._modules import MODULES, listed, width_of
-from sklearn_sparse_nn.export._net import Step
-from sklearn_sparse_nn.export._trace import Trace, place, trace
+from sklearn_sparse_nn.export.reading.constants import array
+from sklearn_sparse_nn.export.reading.functions import BY_TARGET, FUNCTIONS
+from sklearn_sparse_nn.export.reading.modules import MODULES, listed, width_of
+from sklearn_sparse_nn.export.reading.trace import Trace, place, trace
+from sklearn_sparse_nn.export.steps import Step
 
 __all__ = ["convert"]
 

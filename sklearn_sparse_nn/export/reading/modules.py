@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sklearn_sparse_nn.export import _functions as functions
-from sklearn_sparse_nn.export._constants import vector
-from sklearn_sparse_nn.export._net import Step
-from sklearn_sparse_nn.export._shapes import refuse_flat
+from sklearn_sparse_nn.export.reading import functions
+from sklearn_sparse_nn.export.reading.constants import vector
+from sklearn_sparse_nn.export.reading.shapes import refuse_flat
+from sklearn_sparse_nn.export.steps import Step
 from sklearn_sparse_nn.nets.modules import SeededDropout, Standardize
 
 __all__ = ["MODULES", "listed", "width_of"]

@@ -8,10 +8,10 @@ from torch import nn
 
 from sklearn_sparse_nn.dense.base import NetEstimator
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export._convert import convert
-from sklearn_sparse_nn.export._emit import emit
-from sklearn_sparse_nn.export._net import PLAIN, Step
-from sklearn_sparse_nn.export._skorch import output_of, refuse_unknown_net
+from sklearn_sparse_nn.export.emitting import emit
+from sklearn_sparse_nn.export.reading.convert import convert
+from sklearn_sparse_nn.export.skorch_nets import output_of, refuse_unknown_net
+from sklearn_sparse_nn.export.steps import PLAIN, Step
 from sklearn_sparse_nn.nets.targets import Values
 from sklearn_sparse_nn.runtime import SparseModel
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from sklearn_sparse_nn.export._net import Step
+from sklearn_sparse_nn.export.steps import Step
 
 __all__ = [
     "attribute",
@@ -104,8 +104,10 @@ def item(x: Any, index: Any) -> Any:
 
 
 def copy(x: Step) -> Step:
+    """Return a step of its own with the same values."""
     return Step("activation", [x], x.width, flat=x.flat)
 
 
 def same(x: Any) -> Any:
+    """Return the value as it is."""
     return x

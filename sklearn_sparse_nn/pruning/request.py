@@ -27,7 +27,7 @@ from sklearn_sparse_nn.core.recovery import (
 from sklearn_sparse_nn.core.regrowth import Regrow, resolve_regrow, swap
 from sklearn_sparse_nn.core.schedules import resolve_schedule
 from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
-from sklearn_sparse_nn.pruning._budget import by_layer, check_budget, make_budget
+from sklearn_sparse_nn.pruning.limits import by_layer, check_budget, make_budget
 
 __all__ = ["Request", "resolve_request"]
 

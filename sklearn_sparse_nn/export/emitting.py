@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sklearn_sparse_nn.export._dead import fold_constants, shrink
-from sklearn_sparse_nn.export._fold import MILD, fold
-from sklearn_sparse_nn.export._net import (
+from sklearn_sparse_nn.export.dead_units import fold_constants, shrink
+from sklearn_sparse_nn.export.folding import MILD, fold
+from sklearn_sparse_nn.export.steps import (
     PLAIN,
     Step,
     consumers,

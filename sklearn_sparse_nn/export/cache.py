@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export._model import export_pruner
+from sklearn_sparse_nn.export.model import export_pruner
 from sklearn_sparse_nn.runtime import SparseModel
 
 __all__ = ["predicting_model"]

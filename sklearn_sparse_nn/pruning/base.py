@@ -24,17 +24,17 @@ from sklearn_sparse_nn.memory.store import key_of
 from sklearn_sparse_nn.nets.copies import copy_module, private_twin, spare_global_rng
 from sklearn_sparse_nn.nets.layers import prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, has_foreign_parts, isolated_rng
-from sklearn_sparse_nn.pruning._dense_phase import (
+from sklearn_sparse_nn.pruning.dense_phase import (
     DensePhase,
     OnPath,
     shared_dense,
     train_dense,
 )
-from sklearn_sparse_nn.pruning._engine import check_steps, prune
-from sklearn_sparse_nn.pruning._fitted import PrunedNet
-from sklearn_sparse_nn.pruning._parameters import CONSTRAINTS
-from sklearn_sparse_nn.pruning._progress import PHASES, Progress, fit_task
-from sklearn_sparse_nn.pruning._request import Request, resolve_request
+from sklearn_sparse_nn.pruning.engine import check_steps, prune
+from sklearn_sparse_nn.pruning.fitted import PrunedNet
+from sklearn_sparse_nn.pruning.parameters import CONSTRAINTS
+from sklearn_sparse_nn.pruning.progress import PHASES, Progress, fit_task
+from sklearn_sparse_nn.pruning.request import Request, resolve_request
 from sklearn_sparse_nn.statistics.activations import last_layer
 from sklearn_sparse_nn.statistics.units import uses_per_row
 from sklearn_sparse_nn.training.distillation import check_distillable

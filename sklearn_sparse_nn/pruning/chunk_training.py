@@ -19,10 +19,10 @@ from sklearn_sparse_nn.dense.source import as_dtype
 from sklearn_sparse_nn.nets.batches import BatchIterator
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 from sklearn_sparse_nn.nets.targets import Labels, Values
-from sklearn_sparse_nn.pruning._base import all_alive
-from sklearn_sparse_nn.pruning._dense_phase import DensePhase
-from sklearn_sparse_nn.pruning._request import Request, resolve_request
-from sklearn_sparse_nn.pruning._surgery import Surgery
+from sklearn_sparse_nn.pruning.base import all_alive
+from sklearn_sparse_nn.pruning.dense_phase import DensePhase
+from sklearn_sparse_nn.pruning.events import Surgery
+from sklearn_sparse_nn.pruning.request import Request, resolve_request
 from sklearn_sparse_nn.statistics.gathering import GATHERED
 from sklearn_sparse_nn.training.holding import MaskHolder
 from sklearn_sparse_nn.training.movement import Movement
@@ -192,6 +192,7 @@ def refuse_restoring(net: NeuralNet) -> None:
 def resolve_now(
     asked: Any, net: NeuralNet, last: str | None, uses: Mapping[str, int]
 ) -> Request:
+    """Resolve what is asked for between two chunks."""
     layers = prunable_layers(net.module_)
     return resolve_request(
         asked, layers, last=last, uses=uses, max_epochs=1, frozen=False

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core.plan import Event, Plan
-from sklearn_sparse_nn.pruning._dense_phase import DensePhase, epoch_row
-from sklearn_sparse_nn.pruning._progress import PHASES, Progress
-from sklearn_sparse_nn.pruning._request import Request
-from sklearn_sparse_nn.pruning._surgery import Surgery
+from sklearn_sparse_nn.pruning.dense_phase import DensePhase, epoch_row
+from sklearn_sparse_nn.pruning.events import Surgery
+from sklearn_sparse_nn.pruning.progress import PHASES, Progress
+from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.training.distillation import Distill
 from sklearn_sparse_nn.training.holding import MaskHolder
 from sklearn_sparse_nn.training.rewinding import Beginning

@@ -13,10 +13,10 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from sklearn_sparse_nn.export import _shapes as shapes
-from sklearn_sparse_nn.export._constants import array, vector
-from sklearn_sparse_nn.export._net import Step
-from sklearn_sparse_nn.export._shapes import refuse_flat
+from sklearn_sparse_nn.export.reading import shapes
+from sklearn_sparse_nn.export.reading.constants import array, vector
+from sklearn_sparse_nn.export.reading.shapes import refuse_flat
+from sklearn_sparse_nn.export.steps import Step
 from sklearn_sparse_nn.runtime.graph import Activation
 
 __all__ = [

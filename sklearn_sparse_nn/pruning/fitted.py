@@ -21,7 +21,7 @@ from sklearn_sparse_nn.nets.connectivity import (
     linear_chain,
 )
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers
-from sklearn_sparse_nn.pruning._budget import costs_of
+from sklearn_sparse_nn.pruning.limits import costs_of
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.statistics.activations import hidden_activations
 

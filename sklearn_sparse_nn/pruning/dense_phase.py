@@ -19,7 +19,7 @@ from sklearn_sparse_nn.memory.snapshot import (
 )
 from sklearn_sparse_nn.memory.store import recall
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.pruning._progress import Progress
+from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.training.movement import Movement
 from sklearn_sparse_nn.training.rewinding import Beginning
 from sklearn_sparse_nn.training.run import TrainingRun
