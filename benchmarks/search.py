@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedClassifierCV, TabularNetClassifier
-from sklearn_sparse_nn.pruning import base as pruning_base
+from sklearn_sparse_nn.pruning import dense_phase
 from sklearn_sparse_nn.search.path import check_levels
 
 HERE = Path(__file__).parent
@@ -32,17 +32,17 @@ class DenseTrainings:
     """Counts the dense phases that this process trains."""
 
     def __enter__(self):
-        self.n, self._real = 0, pruning_base.train_dense
+        self.n, self._real = 0, dense_phase.train_dense
 
-        def counted(*args, n_epochs, **kwargs):
-            self.n += n_epochs > 0
-            return self._real(*args, n_epochs=n_epochs, **kwargs)
+        def counted(run, request, progress):
+            self.n += request.plan.dense_epochs > 0
+            return self._real(run, request, progress)
 
-        pruning_base.train_dense = counted
+        dense_phase.train_dense = counted
         return self
 
     def __exit__(self, *error):
-        pruning_base.train_dense = self._real
+        dense_phase.train_dense = self._real
 
 
 def searches(pruner, cv, scoring):

@@ -1,106 +1,153 @@
-"""What every scikit-learn estimator around a skorch net shares."""
+"""The parts of scikit-learn's contract that every estimator around a net shares."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
-__all__ = ["NetClassifierMixin", "NetEstimator", "NetRegressorMixin"]
+__all__ = [
+    "FLOAT_ROWS",
+    "NET_ESTIMATORS",
+    "NetClassifierMixin",
+    "NetRegressorMixin",
+    "as_net_input",
+    "check_fit",
+    "check_rows",
+    "refuse_metadata",
+    "transaction",
+]
+
+#: What X may be, and what it is converted to, for a net that takes floats.
+FLOAT_ROWS: Mapping[str, Any] = {"accept_sparse": ["csr"], "dtype": np.float32}
 
 
-class NetEstimator(BaseEstimator):
-    """Validation, transactional fit and tags for an estimator that owns a net.
+@contextmanager
+def transaction(estimator: Any) -> Iterator[None]:
+    """Restore every attribute of an estimator if the code inside fails.
 
-    A subclass gives ``_fit(X, y) -> dict of fitted attributes``, and may name what else
-    ``fit`` takes in `_fit_takes`.
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is fitted inside.
     """
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
-    _fit_takes: ClassVar[tuple[str, ...]] = ()
 
-    def fit(self, X: Any, y: Any, **fit_params: Any) -> "NetEstimator":
-        """Fit to training data.
+def refuse_metadata(
+    estimator: Any, method: str, metadata: Mapping[str, Any], takes: str
+) -> None:
+    """Refuse metadata that a method would have to ignore.
 
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Numbers, converted to float32. Sparse rows are made dense batch by batch.
-        y : array-like of shape (n_samples,)
-            Labels of any type for a classifier, numbers for a regressor.
-        **fit_params
-            None are supported; `sample_weight` is refused rather than ignored.
+    Parameters
+    ----------
+    estimator : estimator
+        The one whose method was called.
+    method : str
+        Name of the method.
+    metadata : mapping of str to object
+        Keyword arguments that are not parameters of the method.
+    takes : str
+        What the method takes, for the message.
 
-        Returns
-        -------
-        self : object
-            A failed or interrupted fit leaves an earlier one as it was.
-        """
-        given = sorted(
-            name
-            for name, value in fit_params.items()
-            if value is not None and name not in self._fit_takes
+    Raises
+    ------
+    TypeError
+        One of them is not None.
+    """
+    names = sorted(name for name, value in metadata.items() if value is not None)
+    if not names:
+        return
+    why = f"It takes {takes}."
+    if "sample_weight" in names:
+        why = (
+            "Weights of samples are not used in training yet, and ignoring them would "
+            "give another model than asked for: repeat rows, or leave them out."
         )
-        if given:
-            names = ", ".join(given)
-            raise TypeError(
-                f"{type(self).__name__}.fit does not support {names}. Weights of "
-                "samples are not used in training yet, and ignoring them would give "
-                "another model than asked for: repeat rows, or leave them out."
-            )
-        check_parameters(self)
-        before = self.__dict__.copy()
-        try:
-            X, y = self._validate(X, y)
-            taken = {name: fit_params.get(name) for name in self._fit_takes}
-            fitted = self._fit(X, y, **taken)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        self.__dict__.update(fitted)
-        return self
+    raise TypeError(
+        f"{type(estimator).__name__}.{method} does not support {', '.join(names)}. "
+        f"{why}"
+    )
 
-    def _validate(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
-        X, y = validate_data(self, X, y, y_numeric=self._numeric_y, **self._x_rules())
-        return _canonical(X), y
 
-    def _validate_X(self, X: Any) -> Any:
-        check_is_fitted(self)
-        rules = self._x_rules(fitted=True)
-        return _canonical(validate_data(self, X, reset=False, **rules))
+def check_fit(
+    estimator: Any, X: Any, y: Any, rules: Mapping[str, Any], *, reset: bool = True
+) -> tuple[Any, np.ndarray]:
+    """Check training data by scikit-learn's rules, and convert them.
 
-    def _x_rules(self, *, fitted: bool = False) -> dict[str, Any]:
-        """Say what X may be, and what it is converted to, in fit and afterwards."""
-        return {"accept_sparse": ["csr"], "dtype": np.float32}
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is fitted; with `reset` it remembers the columns.
+    X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,)
+        Their targets.
+    rules : mapping of str to object
+        Arguments of ``validate_data`` about X.
+    reset : bool, default=True
+        Whether columns are learned; else they are compared with those of before.
 
-    def _ask(self, method: str, X: Any) -> np.ndarray:
-        """Ask the net, by the name of one of its methods, about validated rows."""
-        return getattr(self.net_, method)(self._net_input(X))
+    Returns
+    -------
+    X : ndarray or csr array of shape (n_samples, n_features)
+    y : ndarray of shape (n_samples,)
+    """
+    numeric = isinstance(estimator, RegressorMixin)
+    X, y = validate_data(estimator, X, y, reset=reset, y_numeric=numeric, **rules)
+    return _canonical(X), y
 
-    def _net_input(self, X: Any) -> Any:
-        """Turn validated rows into what the fitted net takes."""
-        return as_net_input(X)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.target_tags.required = True
-        return tags
+def check_rows(estimator: Any, X: Any, rules: Mapping[str, Any]) -> Any:
+    """Check rows to predict, and convert them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted one.
+    X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+        Rows.
+    rules : mapping of str to object
+        Arguments of ``validate_data`` about X.
+
+    Returns
+    -------
+    X : ndarray or csr array of shape (n_samples, n_features)
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        The estimator is not fitted.
+    """
+    check_is_fitted(estimator)
+    return _canonical(validate_data(estimator, X, reset=False, **rules))
 
 
 class NetClassifierMixin(ClassifierMixin):
-    """Labels in, labels and probabilities out."""
+    """A net's outputs as class labels and probabilities.
 
-    _numeric_y = False
+    The estimator has ``_rows(X)``, which checks rows, and ``_outputs(method, X)``,
+    which calls a method of its net for checked rows.
+    """
 
     def _learn_targets(self, y: np.ndarray) -> Labels:
         check_classification_targets(y)
         return Labels.of(y)
+
+    def __sklearn_tags__(self) -> Any:
+        return _net_tags(super().__sklearn_tags__())
 
     @property
     def classes_(self) -> np.ndarray:
@@ -121,7 +168,7 @@ class NetClassifierMixin(ClassifierMixin):
         proba : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        proba = self._ask("predict_proba", self._validate_X(X))
+        proba = self._outputs("predict_proba", self._rows(X))
         n_classes = self.targets_.n_outputs
         if proba.shape[1] > n_classes:  # outputs for classes that y did not have
             proba = proba[:, :n_classes]
@@ -145,7 +192,7 @@ class NetClassifierMixin(ClassifierMixin):
         y : ndarray of shape (n_samples,)
             The most probable label; of equal ones the first in ``classes_``.
         """
-        numbers = self._ask("predict", self._validate_X(X))
+        numbers = self._outputs("predict", self._rows(X))
         if numbers.ndim > 1 or numbers.max(initial=0) >= self.targets_.n_outputs:
             # A plain skorch net gives scores; one with spare outputs may choose them.
             numbers = self.predict_proba(X).argmax(axis=1)
@@ -153,12 +200,17 @@ class NetClassifierMixin(ClassifierMixin):
 
 
 class NetRegressorMixin(RegressorMixin):
-    """Values in, values out."""
+    """A net's outputs as values in the units of the targets.
 
-    _numeric_y = True
+    The estimator has ``_rows(X)``, which checks rows, and ``_outputs(method, X)``,
+    which calls a method of its net for checked rows.
+    """
 
     def _learn_targets(self, y: np.ndarray) -> Values:
         return Values.of(y)
+
+    def __sklearn_tags__(self) -> Any:
+        return _net_tags(super().__sklearn_tags__())
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict values.
@@ -173,8 +225,17 @@ class NetRegressorMixin(RegressorMixin):
         y : ndarray of shape (n_samples,), float64
             In the units of the training targets.
         """
-        X = self._validate_X(X)
-        return self.targets_.decode(self._ask("predict", X))
+        return self.targets_.decode(self._outputs("predict", self._rows(X)))
+
+
+#: The mixins, one of which every estimator of this package has.
+NET_ESTIMATORS = (NetClassifierMixin, NetRegressorMixin)
+
+
+def _net_tags(tags: Any) -> Any:
+    tags.input_tags.sparse = True
+    tags.target_tags.required = True
+    return tags
 
 
 def _canonical(X: Any) -> Any:
@@ -186,5 +247,5 @@ def _canonical(X: Any) -> Any:
 
 
 def as_net_input(X: Any) -> Any:
-    """Give X as skorch takes it: arrays as they are, sparse rows as a csr_matrix."""
+    """Return X as skorch takes it: arrays as they are, sparse rows as a csr_matrix."""
     return sparse.csr_matrix(X) if sparse.issparse(X) else X

@@ -1,4 +1,4 @@
-"""Where the dense net comes from: built here, cloned from a user's, or frozen."""
+"""The net that a pruner starts from: built here, cloned from a user's, or frozen."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,49 +14,85 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch import nn
 
 from sklearn_sparse_nn._compat import check_parameters
-from sklearn_sparse_nn.dense.base import NetEstimator, as_net_input
+from sklearn_sparse_nn.dense.base import NET_ESTIMATORS, as_net_input
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.copies import copy_module, first_outputs
-from sklearn_sparse_nn.nets.seeding import has_foreign_parts
+from sklearn_sparse_nn.nets.seeding import is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
-__all__ = ["DenseNet", "as_dtype", "brings_code", "dense_net", "is_own_net"]
+__all__ = ["DenseNet", "NetFormat", "dense_net", "is_own_net", "may_draw", "net_rows"]
+
+
+@dataclass(frozen=True)
+class NetFormat:
+    """The types and shapes that a net takes rows and targets in.
+
+    Parameters
+    ----------
+    targets : Labels or Values
+        What its outputs stand for.
+    own_dtype : numpy dtype or None
+        The type of X that a user's own net takes; None for a TabularNet.
+    y_dtype : numpy dtype
+        The type of the encoded targets.
+    y_ndim : int
+        Their number of dimensions.
+    """
+
+    targets: Labels | Values
+    own_dtype: np.dtype | None
+    y_dtype: np.dtype
+    y_ndim: int
+
+    def rows(self, X: Any) -> Any:
+        """Convert validated rows."""
+        return net_rows(X, self.own_dtype)
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Encode targets."""
+        encoded = self.targets.encode(y).astype(self.y_dtype)
+        return encoded.reshape(-1, *[1] * (self.y_ndim - 1))
 
 
 @dataclass
 class DenseNet:
-    """An initialized net and how to feed it.
+    """An initialized net, and training data in its format.
 
     Parameters
     ----------
     net : skorch.NeuralNet
         Initialized, nothing of it shared with the user's objects.
-    targets : Labels or Values
-        What its outputs stand for.
+    format : NetFormat
+        How it takes rows and targets.
     X, y : arrays
-        The training data as the net takes them.
+        The training data in this format.
     frozen : bool
         Whether it is trained already, so that there is no dense phase.
     """
 
     net: NeuralNet
-    targets: Labels | Values
+    format: NetFormat
     X: Any
     y: np.ndarray
     frozen: bool = False
 
 
 def is_own_net(estimator: Any) -> bool:
-    """Tell a user's own skorch net, frozen or not, from an estimator of ours."""
+    """Check whether a net is a user's own skorch net, frozen or not.
+
+    Parameters
+    ----------
+    estimator : TabularNet, pruner, skorch.NeuralNet, FrozenEstimator or None
+        As given to a pruner.
+    """
     if isinstance(estimator, FrozenEstimator):
         estimator = estimator.estimator
-    if hasattr(estimator, "_own_dtype"):  # a fitted pruner
-        return estimator._own_dtype is not None
-    return isinstance(estimator, NeuralNet)
+    of_fitted_pruner = getattr(estimator, "_own_dtype", None)
+    return of_fitted_pruner is not None or isinstance(estimator, NeuralNet)
 
 
-def brings_code(estimator: Any) -> bool:
-    """Tell whether something in a net is a user's, and may draw random numbers.
+def may_draw(estimator: Any) -> bool:
+    """Check whether code in a net may draw from the global generators.
 
     Parameters
     ----------
@@ -67,8 +103,8 @@ def brings_code(estimator: Any) -> bool:
         return True
     if isinstance(estimator, FrozenEstimator):
         net = getattr(estimator.estimator, "net_", None)
-        return net is not None and has_foreign_parts(net.optimizer, net.callbacks)
-    return estimator is not None and has_foreign_parts(
+        return net is not None and not is_ours(net.optimizer, net.callbacks)
+    return estimator is not None and not is_ours(
         estimator.optimizer, estimator.callbacks
     )
 
@@ -116,7 +152,7 @@ def dense_net(
         inner.set_params(random_state=random_state)
     check_parameters(inner)
     net = inner.build_net(X, y, targets).initialize()
-    return DenseNet(net, targets, as_net_input(X), targets.encode(y))
+    return _tabular(net, targets, X, y)
 
 
 def _learn(default: type[TabularNet], y: Any) -> Labels | Values:
@@ -124,7 +160,7 @@ def _learn(default: type[TabularNet], y: Any) -> Labels | Values:
 
 
 def _check_kind(inner: Any, default: type[TabularNet]) -> None:
-    if not isinstance(inner, (NeuralNet, NetEstimator)):
+    if not isinstance(inner, (NeuralNet, *NET_ESTIMATORS)):
         raise TypeError(
             f"A FrozenEstimator around a {type(inner).__name__} was given; a pruner "
             "takes one around a fitted skorch net, TabularNet or pruner. A net that is "
@@ -133,7 +169,7 @@ def _check_kind(inner: Any, default: type[TabularNet]) -> None:
     wanted, other = is_classifier, is_regressor
     if is_regressor(default()):
         wanted, other = other, wanted
-    if (isinstance(inner, NetEstimator) and not wanted(inner)) or other(inner):
+    if (isinstance(inner, NET_ESTIMATORS) and not wanted(inner)) or other(inner):
         raise TypeError(
             f"estimator is a {type(inner).__name__}, but this pruner needs a "
             f"{'classifier' if wanted is is_classifier else 'regressor'} such as "
@@ -149,18 +185,27 @@ def _from_frozen(inner: Any, default: type[TabularNet], X: Any, y: Any) -> Dense
         )
     check_is_fitted(inner)
     net = _trained_copy(inner if isinstance(inner, NeuralNet) else inner.net_)
-    if isinstance(inner, NetEstimator):
+    if isinstance(inner, NET_ESTIMATORS):
         targets = inner.targets_
         if is_own_net(inner):
             return _fed(net, targets, X, y, frozen=True)
-        return DenseNet(net, targets, as_net_input(X), targets.encode(y), frozen=True)
+        return _tabular(net, targets, X, y, frozen=True)
     targets = _learn(default, y)
     if isinstance(targets, Labels):
         # A net of its own was trained on class numbers: they are its labels.
-        outputs = first_outputs(net, as_net_input(as_dtype(X, input_dtype(net, X))))
+        outputs = first_outputs(net, net_rows(X, input_dtype(net, X)))
         n_outputs = outputs.shape[1] if outputs.ndim > 1 else 2
         targets = Labels(np.arange(max(2, n_outputs)))
     return _fed(net, targets, X, y, frozen=True)
+
+
+def _tabular(
+    net: NeuralNet, targets: Any, X: Any, y: Any, *, frozen: bool = False
+) -> DenseNet:
+    """Build the dense net of a TabularNet, which takes validated rows as they are."""
+    encoded = targets.encode(y)
+    format = NetFormat(targets, None, encoded.dtype, encoded.ndim)
+    return DenseNet(net, format, as_net_input(X), encoded, frozen)
 
 
 def _trained_copy(net: NeuralNet) -> NeuralNet:
@@ -184,7 +229,7 @@ def _fed(
             f"{type(net).__name__} has no module_ after initialize(); a pruner looks "
             "for the weights to prune there."
         )
-    X = as_net_input(as_dtype(X, input_dtype(net, X)))
+    X = net_rows(X, input_dtype(net, X))
     outputs = first_outputs(net, X)
     if isinstance(targets, Values):
         if outputs[0].numel() != 1:
@@ -209,7 +254,8 @@ def _fed(
                 f"{len(outputs)} rows, but y has {targets.n_outputs} classes: it must "
                 "give one output for each."
             )
-    return DenseNet(net, targets, X, encoded, frozen)
+    format = NetFormat(targets, X.dtype, encoded.dtype, encoded.ndim)
+    return DenseNet(net, format, X, encoded, frozen)
 
 
 def input_dtype(net: NeuralNet, X: Any) -> np.dtype:
@@ -234,28 +280,37 @@ def input_dtype(net: NeuralNet, X: Any) -> np.dtype:
     if X.dtype.kind in "iu":
         return np.dtype(np.int64)
     try:  # it may take floats, and pick its entries out itself
-        first_outputs(net, as_net_input(as_dtype(X, own_float)))
+        first_outputs(net, net_rows(X, own_float))
     except (RuntimeError, TypeError):
         return np.dtype(np.int64)
     return own_float
 
 
-def as_dtype(X: Any, dtype: np.dtype) -> Any:
-    """Convert X, refusing to make integers of fractions.
+def net_rows(X: Any, own_dtype: np.dtype | None) -> Any:
+    """Convert validated rows to what a net takes, refusing integers of fractions.
 
     Parameters
     ----------
-    X : ndarray or csr matrix
-        Validated.
-    dtype : numpy dtype
-        What the net was found to take.
+    X : ndarray or csr array of shape (n_samples, n_features)
+        Validated rows.
+    own_dtype : numpy dtype or None
+        The type that a user's own net takes; None for a TabularNet, which takes the
+        rows as they are.
 
     Returns
     -------
-    X : the same, converted; writable
+    X : ndarray or csr_matrix of shape (n_samples, n_features)
+        Converted, and writable for a user's own net.
+
+    Raises
+    ------
+    ValueError
+        The net looks up whole numbers in an embedding, and X has fractions.
     """
-    converted = X.astype(dtype, copy=False)
-    if dtype.kind == "i" and X.dtype.kind == "f" and (converted != X).sum():
+    if own_dtype is None:
+        return as_net_input(X)
+    converted = X.astype(own_dtype, copy=False)
+    if own_dtype.kind == "i" and X.dtype.kind == "f" and (converted != X).sum():
         raise ValueError(
             "The net looks its inputs up in an embedding, so X must have whole "
             "numbers, as OrdinalEncoder gives; it has fractions."
@@ -263,11 +318,11 @@ def as_dtype(X: Any, dtype: np.dtype) -> Any:
     # A user's loader makes tensors of rows, and torch warns about memory that it must
     # not write, such as what joblib shares between workers.
     read_only = isinstance(X, np.ndarray) and not converted.flags.writeable
-    return converted.copy() if read_only else converted
+    return as_net_input(converted.copy() if read_only else converted)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
-    """Give numpy's name of a torch dtype; bfloat16 is fed as float32."""
+    """Return numpy's name of a torch dtype; bfloat16 is fed as float32."""
     if dtype is torch.bfloat16:
         return np.dtype(np.float32)
     return torch.empty(0, dtype=dtype).numpy().dtype

@@ -1,13 +1,12 @@
 """The default dense nets: scikit-learn estimators that build and own a skorch net."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from skorch import NeuralNetClassifier, NeuralNetRegressor
@@ -21,20 +20,21 @@ from sklearn_sparse_nn._compat import (
     InvalidParameterError,
     Real,
     StrOptions,
+    check_parameters,
 )
 from sklearn_sparse_nn.dense.base import (
+    FLOAT_ROWS,
     NetClassifierMixin,
-    NetEstimator,
     NetRegressorMixin,
     as_net_input,
+    check_fit,
+    check_rows,
+    refuse_metadata,
+    transaction,
 )
 from sklearn_sparse_nn.nets.batches import BatchIterator
 from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
-from sklearn_sparse_nn.nets.seeding import (
-    as_seed,
-    has_foreign_parts,
-    isolated_rng,
-)
+from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.training.run import TrainingRun, drop_training_state
 
@@ -154,7 +154,7 @@ _ATTRIBUTES = """\
 """
 
 
-class TabularNet(NetEstimator):
+class TabularNet(BaseEstimator):
     """What the classifier and the regressor share; not for use by itself."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -219,19 +219,48 @@ class TabularNet(NetEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _fit(self, X: Any, y: np.ndarray) -> dict[str, Any]:
-        targets = self._learn_targets(y)
-        net = self.build_net(X, y, targets).initialize()
-        # What someone else wrote may draw from the global generators.
-        foreign = has_foreign_parts(self.optimizer, self.callbacks)
-        with isolated_rng(as_seed(self.random_state)) if foreign else nullcontext():
-            run = TrainingRun(net, as_net_input(X), targets.encode(y))
-            for _ in range(net.max_epochs):
-                if not run.epoch("dense"):
-                    break
-            run.end()
-        drop_training_state(net)
-        return {"net_": net, "targets_": targets}
+    def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
+        """Train a dense net.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+            Numbers, converted to float32. Sparse rows are made dense batch by batch.
+        y : array-like of shape (n_samples,)
+            Labels of any type for a classifier, numbers for a regressor.
+        **fit_params
+            None are supported; `sample_weight` is refused rather than ignored.
+
+        Returns
+        -------
+        self : object
+            A failed or interrupted fit leaves an earlier one as it was.
+        """
+        refuse_metadata(self, "fit", fit_params, "X and y")
+        check_parameters(self)
+        with transaction(self):
+            X, y = check_fit(self, X, y, FLOAT_ROWS)
+            targets = self._learn_targets(y)
+            net = self.build_net(X, y, targets).initialize()
+            with self._global_state().isolated():
+                run = TrainingRun(net, as_net_input(X), targets.encode(y))
+                for _ in range(net.max_epochs):
+                    if not run.epoch("dense"):
+                        break
+                run.end()
+            drop_training_state(net)
+            self.net_, self.targets_ = net, targets
+        return self
+
+    def _global_state(self) -> GlobalState:
+        used = not is_ours(self.optimizer, self.callbacks)
+        return GlobalState(as_seed(self.random_state) if used else 0, used)
+
+    def _rows(self, X: Any) -> Any:
+        return check_rows(self, X, FLOAT_ROWS)
+
+    def _outputs(self, method: str, X: Any) -> np.ndarray:
+        return getattr(self.net_, method)(as_net_input(X))
 
     def build_net(self, X: Any, y: np.ndarray, targets: Labels | Values) -> Any:
         """Build the skorch net for validated data: sized, seeded, not initialized.
@@ -317,7 +346,7 @@ class TabularNet(NetEstimator):
         if not self.early_stopping:
             return None
         stratified = False
-        if not self._numeric_y:
+        if isinstance(self, NetClassifierMixin):
             n_valid = int(np.ceil(self.validation_fraction * len(y)))
             _, counts = np.unique(y, return_counts=True)
             room = min(n_valid, len(y) - n_valid)

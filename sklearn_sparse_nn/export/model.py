@@ -6,7 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetBinaryClassifier
 from torch import nn
 
-from sklearn_sparse_nn.dense.base import NetEstimator
+from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export.emitting import emit
 from sklearn_sparse_nn.export.reading.convert import convert
@@ -117,7 +117,7 @@ def as_steps(estimator: Any) -> Step:
 
     Parameters
     ----------
-    estimator : NetEstimator
+    estimator : pruner or TabularNet
         Fitted.
 
     Returns
@@ -125,7 +125,7 @@ def as_steps(estimator: Any) -> Step:
     output : Step
         What makes its probabilities or values.
     """
-    if not isinstance(estimator, NetEstimator):
+    if not isinstance(estimator, NET_ESTIMATORS):
         raise TypeError(
             "Fitted pruners and TabularNets can be exported; got a "
             f"{type(estimator).__name__}. A module of your own goes to export_module."
@@ -155,7 +155,7 @@ def head_of(estimator: Any) -> dict[str, Any]:
 
     Parameters
     ----------
-    estimator : NetEstimator
+    estimator : pruner or TabularNet
         Fitted.
 
     Returns

@@ -14,7 +14,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_sparse_nn.dense.base import NetEstimator
+from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export.emitting import Rows, emit
 from sklearn_sparse_nn.export.model import as_steps, head_of
@@ -73,7 +73,7 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
     """
     steps = list(_steps(pipe))
     _, net = steps.pop()
-    if not isinstance(net, NetEstimator):
+    if not isinstance(net, NET_ESTIMATORS):
         raise TypeError(
             "The pipeline's last step must be a pruner or a TabularNet; it is a "
             f"{type(net).__name__}."

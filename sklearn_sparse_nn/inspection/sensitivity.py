@@ -23,7 +23,7 @@ from sklearn_sparse_nn.core.compatibility import Parts, check_parts
 from sklearn_sparse_nn.core.granularity import Granularity, Neuron, resolve_granularity
 from sklearn_sparse_nn.core.importance import Importance, resolve_importance
 from sklearn_sparse_nn.core.masks import refit, select
-from sklearn_sparse_nn.dense.base import NetEstimator
+from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
 from sklearn_sparse_nn.dense.source import DenseNet, dense_net
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
@@ -31,8 +31,8 @@ from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
 from sklearn_sparse_nn.pruning.request import statistics_of
-from sklearn_sparse_nn.statistics.activations import last_layer
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
+from sklearn_sparse_nn.statistics.shape import shape_of
 
 __all__ = ["layer_sensitivity"]
 
@@ -120,7 +120,7 @@ def layer_sensitivity(
     [['hidden_0', 0.0, 32], ['hidden_0', 0.5, 16], ['hidden_0', 0.9, 3]]
     """
     pandas = pandas_for("layer_sensitivity")
-    if not isinstance(estimator, NetEstimator):
+    if not isinstance(estimator, NET_ESTIMATORS):
         raise TypeError(
             "layer_sensitivity takes a fitted PrunedClassifier, PrunedRegressor, "
             "TabularNetClassifier or TabularNetRegressor; got a "
@@ -159,7 +159,7 @@ def _checked(sparsities: Iterable[float]) -> list[float]:
 
 def _fed(estimator: Any, X: Any, y: Any, seed: int) -> DenseNet:
     """Copy a fitted net, with the rows as it takes them for its loss."""
-    rows = estimator._validate_X(X)
+    rows = estimator._rows(X)
     y = column_or_1d(y)
     check_consistent_length(rows, y)
     kind = TabularNetClassifier if is_classifier(estimator) else TabularNetRegressor
@@ -173,7 +173,7 @@ def _targets(
     """Choose the layers to look at; the outputs are no neurons to do without."""
     layers = prunable_layers(estimator.net_.module_)
     if isinstance(granularity, Neuron):
-        last, _ = last_layer(dense.net, dense.X) or (None, 0)
+        last = shape_of(dense.net, dense.X).last
         layers = {name: layer for name, layer in layers.items() if name != last}
     return layers
 

@@ -1,9 +1,9 @@
-"""Global random state, borrowed and given back exactly."""
+"""Seeds, and the global random state: borrowed and restored exactly."""
 
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 from types import FunctionType
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-__all__ = ["as_seed", "has_foreign_parts", "isolated_rng"]
+__all__ = ["GlobalState", "as_seed", "is_ours", "isolated_rng"]
 
 # The global generators belong to the process, so fits of user nets in several
 # threads take turns: interleaved they would be neither reproducible nor restorable.
@@ -46,38 +46,99 @@ def as_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def has_foreign_parts(*parts: Any) -> bool:
-    """Tell whether some parts are a user's, and may draw random numbers.
+def is_ours(*parts: Any) -> bool:
+    """Check whether all parts come from this package, skorch or `torch.optim`.
+
+    Parts that someone else wrote may draw from the global generators.
 
     Parameters
     ----------
     *parts : callback, class, function, str, number, None, or lists of these
-        Not a user's is what comes from this package, skorch or `torch.optim`, with all
-        that it was made with.
+        The parts; what they were made with is checked too.
+
+    Returns
+    -------
+    ours : bool
 
     Examples
     --------
     >>> from skorch.callbacks import EarlyStopping, EpochScoring
-    >>> has_foreign_parts("adamw", [("stop", EarlyStopping())], None)
-    False
-    >>> from sklearn.metrics import max_error
-    >>> has_foreign_parts([EpochScoring(max_error)])
+    >>> is_ours("adamw", [("stop", EarlyStopping())], None)
     True
+    >>> from sklearn.metrics import max_error
+    >>> is_ours([EpochScoring(max_error)])
+    False
     """
-    return not all(map(_is_known, parts))
+    return all(map(_is_ours, parts))
 
 
-def _is_known(part: Any) -> bool:
+def _is_ours(part: Any) -> bool:
     if part is None or part is print or isinstance(part, (str, Real)):
         return True
     if isinstance(part, (list, tuple)):
-        return all(map(_is_known, part))
+        return all(map(_is_ours, part))
     is_code = isinstance(part, (type, FunctionType))
     module = part.__module__ if is_code else type(part).__module__
     nested = {}
     if not is_code and hasattr(part, "get_params"):
         nested = part.get_params(deep=False)
-    return f"{module}.".startswith(_OURS) and all(map(_is_known, nested.values()))
+    return f"{module}.".startswith(_OURS) and all(map(_is_ours, nested.values()))
+
+
+class GlobalState:
+    """The state of the global generators, as far as a training run uses them.
+
+    Parameters
+    ----------
+    seed : int
+        What python's, numpy's and torch's global generators are seeded with, in
+        [0, 2**32).
+    used : bool, default=True
+        Whether code that someone else wrote may draw from them. If not, every method
+        leaves them alone.
+    """
+
+    def __init__(self, seed: int, used: bool = True) -> None:
+        self.seed = seed
+        self.used = used
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Seed the global generators, then restore them as they were found."""
+        with isolated_rng(self.seed) if self.used else nullcontext():
+            yield
+
+    def copy(self) -> Any:
+        """Copy the state as it is now; None where it is not used."""
+        if not self.used:
+            return None
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        numpy_state = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), numpy_state, torch.get_rng_state(), cuda
+
+    def restore(self, state: Any) -> None:
+        """Set a state that `copy` made; do nothing for None.
+
+        Parameters
+        ----------
+        state : object or None
+            The state.
+        """
+        if not self.used or state is None:
+            return
+        python_state, numpy_state, torch_state, cuda = state
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Restore afterwards what code inside has drawn, such as a callback."""
+        state = self.copy()
+        yield
+        self.restore(state)
 
 
 @contextmanager

@@ -1,16 +1,17 @@
 """The pruner for classification."""
 
-from typing import Any
+from typing import Any, Self
 
-from sklearn_sparse_nn.dense.base import NetClassifierMixin
+from sklearn_sparse_nn.dense.base import NetClassifierMixin, refuse_metadata
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier
-from sklearn_sparse_nn.pruning.chunks import ChunkPruner, by_chunks
+from sklearn_sparse_nn.pruning import chunks
+from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.parameters import ATTRIBUTES, PARAMETERS, REFERENCES
 
 __all__ = ["PrunedClassifier"]
 
 
-class PrunedClassifier(NetClassifierMixin, ChunkPruner):
+class PrunedClassifier(NetClassifierMixin, BasePruner):
     __doc__ = f"""A classifier that trains a neural net and makes it sparse.
 
     ``fit`` trains a dense net, scores its weights, prunes them on a schedule and
@@ -39,10 +40,10 @@ class PrunedClassifier(NetClassifierMixin, ChunkPruner):
 
     _default_estimator = TabularNetClassifier
 
-    @by_chunks
+    @chunks.by_chunks
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, **fit_params: Any
-    ) -> "PrunedClassifier":
+    ) -> Self:
         """Train for one epoch on a chunk of rows, under the masks so far.
 
         The first call builds the net, dense; ``prune`` makes it sparse between two
@@ -86,4 +87,7 @@ class PrunedClassifier(NetClassifierMixin, ChunkPruner):
         DivergedTrainingError
             The training loss, or a parameter, became NaN or infinite.
         """
-        return self._partial_fit(X, y, classes, fit_params)
+        takes = "X and y, and classes"
+        refuse_metadata(self, "partial_fit", fit_params, takes)
+        chunks.partial_fit(self, X, y, classes)
+        return self

@@ -1,54 +1,63 @@
-"""What happens to a net at a pruning event: gather, decide, refit, swap, hold."""
+"""Pruning events: gather statistics, decide, refit, swap, hold."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import Any, Self
 
 import torch
+from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_sparse_nn.core.plan import Event
-from sklearn_sparse_nn.pruning.dense_phase import DensePhase
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 from sklearn_sparse_nn.statistics.sampling import sample_rows
 from sklearn_sparse_nn.training.holding import MaskHolder
 from sklearn_sparse_nn.training.movement import Movement
 from sklearn_sparse_nn.training.penalizing import L0Penalty, L1Penalty, Penalty
+from sklearn_sparse_nn.training.run import TrainingRun
 
-__all__ = ["Surgery"]
+__all__ = ["PruningEvents"]
 
 Masks = Mapping[str, Tensor]
 
 
-class Surgery:
+class PruningEvents:
     """Carries out the pruning events of a training run.
 
     Use as a context manager around the run: it may watch training or push weights.
 
     Parameters
     ----------
-    phase : DensePhase
-        The net, the run whose training rows statistics are gathered over, and what was
-        watched so far.
+    net : skorch.NeuralNet
+        The net in training.
+    training : TrainingRun
+        Its run; statistics are gathered over its training rows.
     holder : MaskHolder
         Holds the masks from an event on.
     request : Request
-        What was asked for.
+        What is pruned, how and how much.
     generator : torch.Generator
-        Where all that is random comes from.
+        The source of all that is random.
+    initial, movement : mapping of layer name to Tensor of shape (out, in, ...)
+        The weights at the beginning, and how far training has moved them so far; empty
+        where no importance needs them.
     """
 
     def __init__(
         self,
-        phase: DensePhase,
+        net: NeuralNet,
+        training: TrainingRun,
         holder: MaskHolder,
         request: Request,
         generator: torch.Generator,
+        *,
+        initial: Mapping[str, Tensor],
+        movement: Mapping[str, Tensor],
     ) -> None:
-        self._net = phase.net
-        self._run = phase.run
+        self._net = net
+        self._training = training
         self._holder = holder
         self._request = request
         self._generator = generator
@@ -59,10 +68,10 @@ class Surgery:
         # What lives in each layer since the share last changed: swaps keep to it.
         self._share = 0.0
         self._n_alive: dict[str, int] = {}
-        self._initial = phase.initial
-        self._so_far = phase.movement
+        self._initial = initial
+        self._so_far = movement
 
-    def __enter__(self) -> "Surgery":
+    def __enter__(self) -> Self:
         if "movement" in self._request.needs:
             movement = Movement(self._request.layers, self._so_far)
             self._movement = self._open.enter_context(movement)
@@ -73,7 +82,7 @@ class Surgery:
 
     @contextmanager
     def penalized(self) -> Iterator[None]:
-        """Let the penalty, if there is one, work until the last event."""
+        """Apply the penalty, if there is one, until the last event."""
         request = self._request
         if request.penalty is None:
             yield
@@ -90,13 +99,13 @@ class Surgery:
             yield
             self._penalty = None
 
-    def operate(self, event: Event, following: Event | None) -> None:
+    def carry_out(self, event: Event, following: Event | None) -> None:
         """Carry out one event.
 
         Parameters
         ----------
         event : Event
-            This one.
+            The event that is due.
         following : Event or None
             The next one, which a penalty works towards.
         """
@@ -115,8 +124,8 @@ class Surgery:
             self._aim(penalty, event.at, following)
 
     def _aim(self, penalty: Penalty, now: Fraction, event: Event) -> None:
-        """Let a penalty reach an event's sparsity by the time that it comes."""
-        n_steps = int((event.at - now) * self._run.n_batches)
+        """Aim a penalty at an event's sparsity, by the time that it comes."""
+        n_steps = int((event.at - now) * self._training.n_batches)
         penalty.aim(self._request.zeros_at(event.share), n_steps)
 
     def _decide(self, event: Event) -> Masks:
@@ -146,7 +155,7 @@ class Surgery:
         names = [name for name in request.needs if name in GATHERED]
         if names:
             rows = sample_rows(
-                self._run.training_rows, request.subsample, self._generator
+                self._training.training_rows, request.subsample, self._generator
             )
             stats |= gather(self._net, rows, request.layers, names)
         return stats

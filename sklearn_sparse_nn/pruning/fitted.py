@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import (
+    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     is_classifier,
@@ -12,8 +13,8 @@ from sklearn.base import (
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn._compat import CallbackSupportMixin, refuse_dataframe_output
-from sklearn_sparse_nn.dense.base import NetEstimator, as_net_input
-from sklearn_sparse_nn.dense.source import as_dtype
+from sklearn_sparse_nn.dense.base import FLOAT_ROWS, check_rows
+from sklearn_sparse_nn.dense.source import net_rows
 from sklearn_sparse_nn.export import export_pruner, predicting_model
 from sklearn_sparse_nn.nets.connectivity import (
     effective_nonzeros,
@@ -37,7 +38,7 @@ class PrunedNet(
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    NetEstimator,
+    BaseEstimator,
     auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
     """An estimator whose net is sparse once it is fitted; not for use by itself."""
@@ -79,8 +80,8 @@ class PrunedNet(
             return self._weights(format)
         if format != "dense":
             refuse_dataframe_output(self)
-        X = self._net_input(self._validate_X(X))
-        hidden = hidden_activations(self.net_, X)
+        rows = net_rows(self._rows(X), self._own_dtype)
+        hidden = hidden_activations(self.net_, rows)
         return hidden.toarray() if format == "dense" else hidden.asformat(format)
 
     def export(self) -> SparseModel:
@@ -174,26 +175,25 @@ class PrunedNet(
             for name, layer in layers.items()
         }
 
-    def _ask(self, method: str, X: Any) -> np.ndarray:
+    def _row_rules(self, own_net: bool) -> dict[str, Any]:
+        """Return what X may be: a user's own net may take shaped rows, or integers."""
+        rules = dict(FLOAT_ROWS)
+        if own_net:
+            rules |= {"dtype": [np.float32, *_INTEGERS], "allow_nd": True}
+        return rules
+
+    def _rows(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return check_rows(self, X, self._row_rules(self._own_dtype is not None))
+
+    def _outputs(self, method: str, X: Any) -> np.ndarray:
         model = predicting_model(self) if X.ndim == 2 and X.dtype.kind == "f" else None
         if model is None:
-            return super()._ask(method, X)
+            return getattr(self.net_, method)(net_rows(X, self._own_dtype))
         if not is_classifier(self):
             return model.forward(X)
         proba = model.predict_proba(X)
         return proba if method == "predict_proba" else proba.argmax(axis=1)
-
-    def _net_input(self, X: Any) -> Any:
-        if self._own_dtype is not None:
-            X = as_dtype(X, self._own_dtype)
-        return as_net_input(X)
-
-    def _x_rules(self, *, fitted: bool = False) -> dict[str, Any]:
-        rules = super()._x_rules(fitted=fitted)
-        own = self._own_dtype is not None if fitted else self._has_own_net()
-        if own:  # shaped rows for a convolution, integers for an embedding
-            rules |= {"dtype": [np.float32, *_INTEGERS], "allow_nd": True}
-        return rules
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

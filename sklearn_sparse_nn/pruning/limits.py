@@ -11,7 +11,7 @@ from sklearn_sparse_nn.core.granularity import Granularity, group_sizes
 from sklearn_sparse_nn.exceptions import UnknownNameError
 from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
 
-__all__ = ["by_layer", "check_budget", "costs_of", "make_budget"]
+__all__ = ["asked_to_live", "by_layer", "check_budget", "costs_of", "make_budget"]
 
 Layers = Mapping[str, PrunableLayer]
 
@@ -190,3 +190,25 @@ def _largest_group(layer: PrunableLayer, granularity: Granularity) -> int:
     all_alive = torch.ones(layer.turned(layer.weight).shape, dtype=torch.bool)
     pooled = granularity.pool(all_alive.double())
     return int(group_sizes(granularity, pooled, all_alive).max())
+
+
+def asked_to_live(budget: Budget) -> dict[tuple[Any, ...], int]:
+    """Count the weights that may live, by the layers that share them and their unit.
+
+    Parameters
+    ----------
+    budget : Budget
+        The budget of a request.
+
+    Returns
+    -------
+    counts : dict of (layer names, unit) to int
+        Empty for a threshold, which counts nothing.
+    """
+    if budget.threshold is not None:
+        return {}
+    names = tuple(budget.n_weights)
+    unit = None if budget.costs is None else tuple(budget.costs.items())
+    if isinstance(budget.sparsity, Mapping):
+        return {((name,), unit): budget.kept(name) for name in names}
+    return {(names, unit): budget.kept()}

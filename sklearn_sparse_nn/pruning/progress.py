@@ -1,14 +1,17 @@
-"""Who is told how far a fit has come: a person, and scikit-learn's callbacks."""
+"""Reports of a fit's progress: to a person, and to scikit-learn's callbacks."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from skorch import NeuralNet
 
-from sklearn_sparse_nn.memory.snapshot import global_rng, restore_global_rng
+from sklearn_sparse_nn._compat import has_callbacks
+from sklearn_sparse_nn.dense.base import transaction
+from sklearn_sparse_nn.nets.seeding import GlobalState
 
-__all__ = ["PHASES", "Progress", "fit_task"]
+__all__ = ["PHASES", "FitTask", "Progress", "fit_task"]
 
 PHASES = ("dense", "prune", "finetune")
 
@@ -16,34 +19,49 @@ History = list[dict[str, Any]]
 Fitted = Callable[[NeuralNet, History], dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class FitTask:
+    """A fit as scikit-learn's callbacks see it.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is fitted.
+    context : sklearn.callback.CallbackContext
+        The task of its fit.
+    X, y : arrays
+        What ``fit`` was called with, as it was.
+    """
+
+    estimator: Any
+    context: Any
+    X: Any
+    y: Any
+
+    def arguments(self) -> Mapping[str, Any]:
+        """Return what callbacks are called with."""
+        return {"estimator": self.estimator, "X": self.X, "y": self.y}
+
+
 @contextmanager
-def fit_task(estimator: Any, X: Any, y: Any, n_parts: int) -> Iterator[None]:
-    """Make a fit a task that callbacks hear of; if one of them fails, it is undone.
+def fit_task(estimator: Any, X: Any, y: Any, n_parts: int) -> Iterator[FitTask]:
+    """Make a fit a task that callbacks see; undo it if it, or one of them, fails.
 
     Parameters
     ----------
     estimator : estimator with CallbackSupportMixin
-        Fitted inside, which `with_callbacks` is around. Its attribute `_given` has `X`
-        and `y` as they are, where ``_fit`` has them validated.
+        The one that is fitted inside, within `with_callbacks`.
     X, y : arrays
-        What ``fit`` was given.
+        What ``fit`` was called with.
     n_parts : int
-        How many tasks there are in it.
+        The number of its subtasks.
     """
     context = estimator._init_callback_context(max_subtasks=n_parts)
-    context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
-    before = estimator.__dict__.copy()
-    estimator._given = {"X": X, "y": y}
-    try:
-        yield
-        estimator.__dict__.pop("_given", None)
-        context.call_on_fit_task_end(
-            estimator=estimator, X=X, y=y, reconstruction_attributes=dict
-        )
-    except BaseException:
-        estimator.__dict__.clear()
-        estimator.__dict__.update(before)
-        raise
+    task = FitTask(estimator, context, X, y)
+    context.call_on_fit_task_begin(**task.arguments())
+    with transaction(estimator):
+        yield task
+        context.call_on_fit_task_end(**task.arguments(), reconstruction_attributes=dict)
 
 
 class Progress:
@@ -53,65 +71,59 @@ class Progress:
     ----------
     verbose : int, default=0
         1 prints a line for every epoch.
-    context : sklearn.callback.CallbackContext or None, default=None
-        The fit's own task; None if nobody listens.
-    estimator : estimator or None, default=None
-        The one that is fitted.
-    data : mapping of str to object, default={}
-        ``X`` and ``y`` as they were given to it.
+    task : FitTask or None, default=None
+        The fit's own task; None where no callback follows it.
     fitted : callable or None, default=None
         Net and history -> fitted attributes, as if training stopped now. It is called
         only where a callback asks for them.
-    foreign : bool, default=False
-        Whether the global generators are part of the training; what callbacks draw
-        from them is then put back.
+    global_state : GlobalState or None, default=None
+        The global generators, as far as the run uses them: what callbacks draw from
+        them is then put back.
     """
 
     def __init__(
         self,
         verbose: int = 0,
-        context: Any = None,
-        estimator: Any = None,
+        task: FitTask | None = None,
         *,
-        data: Mapping[str, Any] | None = None,
         fitted: Fitted | None = None,
-        foreign: bool = False,
+        global_state: GlobalState | None = None,
     ) -> None:
         self.stopped = False  # whether a callback has asked for a stop
         self._verbose = verbose
-        self._context = context
-        self._told = {"estimator": estimator, **(data or {})}
+        follows = task is not None and has_callbacks(task.estimator)
+        self._task = task if follows else None
         self._fitted = fitted
-        self._foreign = foreign
+        self._global_state = global_state
         self._history: History = []
         self._phase: Any = None
         self._epoch: Any = None
 
     @contextmanager
     def phase(self, name: str, n_epochs: int, net: NeuralNet) -> Iterator[None]:
-        """Announce a phase of at most so many epochs, and its end."""
-        if self._context is None:
+        """Report a phase of at most so many epochs, and its end."""
+        if self._task is None:
             yield
             return
-        self._phase = self._begin(self._context, name, n_epochs)
+        self._phase = self._begin(self._task.context, name, n_epochs)
         yield
         self._end(self._phase, net)
         self._phase = None
 
     def begin_epoch(self) -> None:
-        """Tell of an epoch that begins."""
+        """Report an epoch that begins."""
         if self._phase is not None:
             self._epoch = self._begin(self._phase, "epoch", 0)
 
     def end_epoch(self, row: dict[str, Any], net: NeuralNet) -> bool:
-        """Tell of an epoch that has ended.
+        """Report an epoch that has ended.
 
         Parameters
         ----------
         row : dict
-            Of the history.
+            Its row of the history.
         net : skorch.NeuralNet
-            As it is now.
+            The net as it is now.
 
         Returns
         -------
@@ -127,7 +139,7 @@ class Progress:
         return False
 
     def recalled(self, history: History, net: NeuralNet, place: str) -> None:
-        """Tell of a dense phase that was not trained, but is from some place."""
+        """Report a dense phase that was not trained here, and its place."""
         self._history = list(history)
         if self._verbose:
             print(f"   dense {len(history):>4}  epochs, from {place}")
@@ -135,29 +147,26 @@ class Progress:
             pass
 
     def _begin(self, parent: Any, name: str, n_epochs: int) -> Any:
-        task = parent.subcontext(task_name=name, max_subtasks=n_epochs)
-        with self._kept_rng():
-            task.call_on_fit_task_begin(**self._told)
-        return task
+        context = parent.subcontext(task_name=name, max_subtasks=n_epochs)
+        with self._preserved():
+            context.call_on_fit_task_begin(**self._arguments())
+        return context
 
-    def _end(self, task: Any, net: NeuralNet) -> bool:
+    def _end(self, context: Any, net: NeuralNet) -> bool:
         fitted, history = self._fitted, self._history
         attributes = None if fitted is None else lambda: fitted(net, list(history))
-        with self._kept_rng():
-            stop = task.call_on_fit_task_end(
-                **self._told, reconstruction_attributes=attributes
+        with self._preserved():
+            stop = context.call_on_fit_task_end(
+                **self._arguments(), reconstruction_attributes=attributes
             )
         return bool(stop)
 
-    def _kept_rng(self) -> Any:
-        return _kept_rng() if self._foreign else nullcontext()
+    def _arguments(self) -> Mapping[str, Any]:
+        return {} if self._task is None else self._task.arguments()
 
-
-@contextmanager
-def _kept_rng() -> Iterator[None]:
-    state = global_rng()
-    yield
-    restore_global_rng(state)
+    def _preserved(self) -> AbstractContextManager[None]:
+        state = self._global_state
+        return nullcontext() if state is None else state.preserved()
 
 
 def _print_row(row: dict[str, Any]) -> None:

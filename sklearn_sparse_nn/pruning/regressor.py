@@ -1,16 +1,17 @@
 """The pruner for regression."""
 
-from typing import Any
+from typing import Any, Self
 
-from sklearn_sparse_nn.dense.base import NetRegressorMixin
+from sklearn_sparse_nn.dense.base import NetRegressorMixin, refuse_metadata
 from sklearn_sparse_nn.dense.tabular import TabularNetRegressor
-from sklearn_sparse_nn.pruning.chunks import ChunkPruner, by_chunks
+from sklearn_sparse_nn.pruning import chunks
+from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.parameters import ATTRIBUTES, PARAMETERS, REFERENCES
 
 __all__ = ["PrunedRegressor"]
 
 
-class PrunedRegressor(NetRegressorMixin, ChunkPruner):
+class PrunedRegressor(NetRegressorMixin, BasePruner):
     __doc__ = f"""A regressor that trains a neural net and makes it sparse.
 
     ``fit`` trains a dense net, scores its weights, prunes them on a schedule and
@@ -36,8 +37,8 @@ class PrunedRegressor(NetRegressorMixin, ChunkPruner):
 
     _default_estimator = TabularNetRegressor
 
-    @by_chunks
-    def partial_fit(self, X: Any, y: Any, **fit_params: Any) -> "PrunedRegressor":
+    @chunks.by_chunks
+    def partial_fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
         """Train for one epoch on a chunk of rows, under the masks so far.
 
         The first call builds the net, dense; ``prune`` makes it sparse between two
@@ -77,4 +78,6 @@ class PrunedRegressor(NetRegressorMixin, ChunkPruner):
         DivergedTrainingError
             The training loss, or a parameter, became NaN or infinite.
         """
-        return self._partial_fit(X, y, None, fit_params)
+        refuse_metadata(self, "partial_fit", fit_params, "X and y")
+        chunks.partial_fit(self, X, y)
+        return self

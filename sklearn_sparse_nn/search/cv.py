@@ -19,11 +19,17 @@ from sklearn_sparse_nn._compat import (
     Interval,
     Real,
     StrOptions,
+    check_parameters,
     fit_context,
     has_callbacks,
     with_callbacks,
 )
-from sklearn_sparse_nn.dense.base import NetClassifierMixin, NetRegressorMixin
+from sklearn_sparse_nn.dense.base import (
+    NetClassifierMixin,
+    NetRegressorMixin,
+    check_fit,
+    refuse_metadata,
+)
 from sklearn_sparse_nn.dense.source import is_own_net
 from sklearn_sparse_nn.dense.tabular import (
     TabularNet,
@@ -36,7 +42,8 @@ from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.fitted import PrunedNet
 from sklearn_sparse_nn.pruning.progress import fit_task
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
-from sklearn_sparse_nn.search.levels import STARTS, walk
+from sklearn_sparse_nn.pruning.run import FITTED
+from sklearn_sparse_nn.search.levels import STARTS, fit_levels
 from sklearn_sparse_nn.search.parameters import (
     CV_ATTRIBUTES,
     NOTES,
@@ -60,7 +67,6 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
 
     _default_estimator: ClassVar[type[TabularNet]]
     _pruner_class: ClassVar[type[BasePruner]]
-    _fit_takes = ("groups",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "estimator": [BasePruner, TabularNet, NeuralNet, FrozenEstimator, None],
         "sparsities": ["array-like", None],
@@ -123,19 +129,22 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             A failed or interrupted fit leaves an earlier one as it was.
         """
         with fit_task(self, X, y, 2):
-            super().fit(X, y, groups=groups, **fit_params)
+            refuse_metadata(self, "fit", fit_params, "X, y and groups")
+            check_parameters(self)
+            _, targets = check_fit(self, X, y, self._row_rules(self._has_own_net()))
+            # Splitters and scorers get what was given, as from scikit-learn's searches.
+            X, y = indexable(X, y)
+            y = y if np.ndim(y) == 1 else targets  # a column is warned of once
+            self.__dict__.update(self._search(X, y, groups))
         return self
 
-    def _fit(self, X: Any, y: Any, groups: Any = None) -> dict[str, Any]:
+    def _search(self, X: Any, y: Any, groups: Any) -> dict[str, Any]:
+        """Choose a level, and prune to it; return the fitted attributes."""
         pruner = self._pruner()
         levels = check_levels(self.sparsities)
         scorer = check_scoring(pruner, scoring=self.scoring)
         self._check_deciding()
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
-        # Splitters and scorers get what was given, as from scikit-learn's searches.
-        given = self.__dict__.pop("_given")
-        X, targets = indexable(given["X"], given["y"])
-        y = targets if np.ndim(targets) == 1 else y  # a column is warned of once
         splits = list(cv.split(X, y, groups))
         folds = self._folds(pruner, X, y, splits, levels, scorer)
         results = cv_results(levels, [fold for _, fold in folds])
@@ -235,7 +244,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             task = task.subcontext(task_name="refit", max_subtasks=len(levels) + 1)
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
         reached, alive = [], []
-        for _, model, _ in walk(
+        for _, model, _ in fit_levels(
             pruner, X, y, levels, start=self.start, context=task, caller=self
         ):
             reached.append(model.sparsity_)
@@ -249,9 +258,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         )
         if has_callbacks(model):  # the pruner's own, which are not this estimator's
             model.set_callbacks()
-        # What fit has added to it; `X` this estimator has seen by itself.
-        left = {*vars(clone(model)), "n_features_in_", "feature_names_in_"}
-        fitted = {k: v for k, v in vars(model).items() if k not in left}
+        fitted = {name: getattr(model, name) for name in FITTED}
         return {**fitted, "best_estimator_": model}, path
 
     def _has_own_net(self) -> bool:
@@ -280,7 +287,7 @@ def _scored_path(
     rows = []
     if task is not None:
         task.call_on_fit_task_begin(estimator=caller)
-    for level, model, seconds in walk(
+    for level, model, seconds in fit_levels(
         pruner, X, y, levels, start=start, context=task, caller=caller
     ):
         begin = perf_counter()

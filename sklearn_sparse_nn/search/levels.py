@@ -1,4 +1,4 @@
-"""From level to level of sparsity: the fits of a path, one at a time."""
+"""The fits of a path: the dense net, then level after level of sparsity."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -10,9 +10,9 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.core.recovery import resolve_rewind
-from sklearn_sparse_nn.pruning.dense_phase import KeptPhase, OnPath
+from sklearn_sparse_nn.pruning.dense_phase import OnPath, SharedDense
 
-__all__ = ["STARTS", "walk"]
+__all__ = ["STARTS", "fit_levels"]
 
 STARTS = ("previous", "dense")
 _NOT_PRUNED = {
@@ -26,7 +26,7 @@ _NOT_PRUNED = {
 }
 
 
-def walk(
+def fit_levels(
     pruner: Any,
     X: Any,
     y: Any,
@@ -41,17 +41,17 @@ def walk(
     Parameters
     ----------
     pruner : PrunedClassifier or PrunedRegressor
-        Unfitted.
+        An unfitted pruner.
     X, y : arrays
         Rows to train on.
-    levels : sequence
-        From `check_levels`.
+    levels : sequence of float or of int
+        The levels that `check_levels` returned.
     start : {"previous", "dense"}, default="previous"
         What a level is pruned from.
     context : sklearn.callback.CallbackContext or None, default=None
         A task for as many subtasks as there are fits.
     caller : estimator or None, default=None
-        Whose task that is.
+        The estimator that this task belongs to.
 
     Yields
     ------
@@ -63,27 +63,27 @@ def walk(
         That this fit took.
     """
     chained = start == "previous"
-    asked = clone(pruner)
-    models = [clone(asked).set_params(sparsity=level) for level in levels]
+    template = clone(pruner)
+    models = [clone(template).set_params(sparsity=level) for level in levels]
     check_parameters(models[0])  # also what the dense net is given without
     if chained:
-        _refuse_rewinding(asked)
-        for model in models:
-            model.set_params(dense_epochs=None)
-    kept = None if chained else KeptPhase()
-    rewind = None if chained else asked.rewind
-    before = clone(asked).set_params(**_NOT_PRUNED, rewind=rewind)
-    before._path = OnPath([(model, chained) for model in models], kept)
-    yield 0.0, before, _fit(before, X, y, "dense", context, caller)
+        _refuse_rewinding(template)
+    shared = None if chained else SharedDense()
+    rewind = None if chained else template.rewind
+    before = clone(template).set_params(**_NOT_PRUNED, rewind=rewind)
+    later = [(_without_dense_phase(m) if chained else m, chained) for m in models]
+    place = OnPath(later=later, dense=shared)
+    yield 0.0, before, _fit(before, X, y, place, "dense", context, caller)
     for level, model in zip(levels, models, strict=True):
-        model._path = OnPath(dense=kept)
-        if chained:
-            model.estimator = FrozenEstimator(before)
-        seconds = _fit(model, X, y, f"sparsity {level}", context, caller)
-        # What it was fitted from is over; its parameters are again those asked for.
-        model.set_params(**clone(asked).get_params(deep=False) | {"sparsity": level})
+        source = FrozenEstimator(before) if chained else None
+        place = OnPath(source, dense=shared)
+        seconds = _fit(model, X, y, place, f"sparsity {level}", context, caller)
         yield level, model, seconds
         before = model
+
+
+def _without_dense_phase(pruner: Any) -> Any:
+    return clone(pruner).set_params(dense_epochs=None)
 
 
 def _refuse_rewinding(pruner: Any) -> None:
@@ -96,14 +96,16 @@ def _refuse_rewinding(pruner: Any) -> None:
         )
 
 
-def _fit(model: Any, X: Any, y: Any, name: str, context: Any, caller: Any) -> float:
-    """Fit a model as a task of its own; give the seconds."""
+def _fit(
+    model: Any, X: Any, y: Any, place: OnPath, name: str, context: Any, caller: Any
+) -> float:
+    """Fit a model as a task of its own; return the seconds that it took."""
     begin = perf_counter()
     task = None if context is None else context.subcontext(task_name=name)
     with nullcontext() if task is None else task.propagate_callback_context(model):
         if task is not None:
             task.call_on_fit_task_begin(estimator=caller, X=X, y=y)
-        model.fit(X, y)
+        model._fit_on_path(X, y, place)
         if task is not None:
             task.call_on_fit_task_end(estimator=caller, X=X, y=y)
     return perf_counter() - begin

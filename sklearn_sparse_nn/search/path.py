@@ -17,7 +17,7 @@ from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
-from sklearn_sparse_nn.search.levels import STARTS, walk
+from sklearn_sparse_nn.search.levels import STARTS, fit_levels
 
 __all__ = ["as_pruner", "check_levels", "pruning_path", "scores_of"]
 
@@ -142,7 +142,7 @@ def pruning_path(
     if on_level is not None and not callable(on_level):
         raise TypeError(f"on_level must be a function or None. Got {on_level!r}.")
     models, scores, times = [], [], []
-    for level, model, seconds in walk(pruner, X, y, levels, start=start):
+    for level, model, seconds in fit_levels(pruner, X, y, levels, start=start):
         score = None if X_val is None else scorer(model, X_val, y_val)
         models.append(model)
         scores.append(score)

@@ -3,20 +3,17 @@
 from typing import Any
 
 import torch
-from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from sklearn_sparse_nn.nets.copies import first_outputs, private_twin, rows_run
 from sklearn_sparse_nn.nets.layers import (
     PrunableLayer,
     is_prunable,
-    prunable_layers,
 )
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE
 from sklearn_sparse_nn.statistics.sampling import Calls, Sample, sharing
 
-__all__ = ["input_gram", "input_norms", "uses_per_row", "zero_fractions"]
+__all__ = ["input_gram", "input_norms", "zero_fractions"]
 
 _NO_ACTIVATION = (nn.Dropout, nn.Identity)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
@@ -122,36 +119,6 @@ def zero_fractions(sample: Sample) -> dict[str, Tensor]:
         name: _by_neuron(layer, torch.as_tensor(zeros[name]) / max(n_values[name], 1))
         for name, layer in sample.layers.items()
     }
-
-
-def uses_per_row(net: NeuralNet, X: Any) -> dict[str, int]:
-    """Count how often each weight of a layer is used for one row.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Initialized.
-    X : array
-        As `net` takes it; two rows are run.
-
-    Returns
-    -------
-    uses : dict of layer name to int
-        1 for a Linear layer that sees each row once, the number of output positions
-        in a convolution; 1 where it cannot be told.
-    """
-    twin = private_twin(net)
-    layers = prunable_layers(twin.module_)
-    with torch.no_grad(), Calls(twin.module_, layers) as calls:
-        n_rows = rows_run(net, len(first_outputs(twin, X)))
-    uses = {}
-    for name, layer in layers.items():
-        n_units = layer.turned(layer.weight).shape[0]
-        if isinstance(layer.module, _ConvTransposeNd):
-            n_units *= layer.module.groups
-        n_values = sum(outputs.numel() for _, outputs in calls.seen[name])
-        uses[name] = max(1, n_values // (n_rows * n_units))
-    return uses
 
 
 def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:

@@ -19,8 +19,15 @@ from skorch import NeuralNet
 from skorch.callbacks import Checkpoint, EarlyStopping
 
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
+from sklearn_sparse_nn.nets.batches import BatchIterator
 
-__all__ = ["TrainingRun", "drop_training_state", "optimizers"]
+__all__ = [
+    "ChunkRun",
+    "TrainingRun",
+    "drop_training_state",
+    "optimizers",
+    "refuse_restoring",
+]
 
 
 def optimizers(net: NeuralNet) -> list[Any]:
@@ -189,6 +196,95 @@ class TrainingRun:
                 f"The training loss became {bad} in epoch {len(self.net.history)}, in "
                 f"the {phase} phase. Lower the learning rate, or look for extreme "
                 "values in X and y."
+            )
+
+
+class ChunkRun(TrainingRun):
+    """One training run whose rows are exchanged.
+
+    Callbacks are told of one beginning, of every epoch and of no end, so that a
+    learning-rate schedule goes on from chunk to chunk.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        An initialized net.
+    X, y : arrays
+        The first chunk, as `net` takes it.
+    """
+
+    def __init__(self, net: NeuralNet, X: Any, y: Any) -> None:
+        self._order = _one_order(net)
+        super().__init__(net, X, y)
+
+    def feed(self, X: Any, y: Any) -> None:
+        """Train on these rows from now on."""
+        self.net.check_data(X, y)
+        train, valid = self.net.get_split_datasets(X, y)
+        self._data = {"X": X, "y": y}
+        self._datasets = {"dataset_train": train, "dataset_valid": valid}
+        self._train = self.net.get_iterator(train, training=True)
+        self._valid = (
+            None if valid is None else self.net.get_iterator(valid, training=False)
+        )
+
+    def show(self, X: Any, y: Any) -> None:
+        """Gather statistics over all of these rows from now on."""
+        self._datasets = {"dataset_train": self.net.get_dataset(X, y)}
+
+    def release(self) -> None:
+        """Drop the rows, and what an epoch has left."""
+        self._data, self._datasets = {}, {}
+        self._train = self._valid = None
+        self.net.module_.zero_grad(set_to_none=True)
+
+    def end_chunk(self) -> None:
+        """Refuse parameters that are NaN; drop the batches, but not their means."""
+        self._trained = False  # callbacks are told of no end
+        self.end()
+        self.net.history[-1]["batches"].clear()
+
+    def restore_order(self) -> None:
+        """Set the seed of the order of rows again, in a net that is given away."""
+        if self._order is not None:
+            self.net.__dict__["iterator_train__random_state"] = self._order
+
+
+def _one_order(net: NeuralNet) -> int | None:
+    """Take the order of rows from one generator for all chunks; return its seed.
+
+    A `BatchIterator` with a seed would begin anew at every chunk.
+    """
+    iterator = net.iterator_train
+    seed = net.__dict__.get("iterator_train__random_state")
+    cuts = isinstance(iterator, type) and issubclass(iterator, BatchIterator)
+    if not cuts or not isinstance(seed, (int, np.integer)):
+        return None
+    generator = torch.Generator().manual_seed(int(seed))
+    net.__dict__["iterator_train__random_state"] = generator
+    return int(seed)
+
+
+def refuse_restoring(net: NeuralNet) -> None:
+    """Refuse callbacks that compare epochs, which here have different rows.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        An initialized net.
+
+    Raises
+    ------
+    ValueError
+        A callback goes back to a best epoch.
+    """
+    for name, callback in net.callbacks_:
+        restores = isinstance(callback, Checkpoint) and callback.load_best
+        if restores or isinstance(callback, EarlyStopping):
+            raise ValueError(
+                "partial_fit does not support early_stopping=True, nor other "
+                f"callbacks that go back to a best epoch ({name!r}): every chunk has "
+                "rows of its own, so their scores cannot be compared."
             )
 
 

@@ -36,7 +36,7 @@ from sklearn_sparse_nn import (
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.memory import store as memory_store
 from sklearn_sparse_nn.parts import Rewind
-from sklearn_sparse_nn.pruning import base as pruning_base
+from sklearn_sparse_nn.pruning import dense_phase
 from tests.pruning.nets import Mlp, Tied, own_net, own_regressor, small
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +60,11 @@ def trained(monkeypatch):
     count = []
 
     def counted(*args, **kwargs):
-        count.append(kwargs["n_epochs"])
+        count.append(args[1].plan.dense_epochs)
         return real(*args, **kwargs)
 
-    real = pruning_base.train_dense
-    monkeypatch.setattr(pruning_base, "train_dense", counted)
+    real = dense_phase.train_dense
+    monkeypatch.setattr(dense_phase, "train_dense", counted)
     return count
 
 
@@ -454,7 +454,7 @@ def test_a_store_of_ones_own(classes, trained):
     pruner = PrunedClassifier(small(), **QUICK)
     expected = bits(pruner.fit(*classes))
     memory = Dictionary()
-    recalled = pruning_base.BasePruner.get_params(pruner) | {"memory": memory}
+    recalled = pruner.get_params() | {"memory": memory}
     for _ in range(2):
         assert bits(PrunedClassifier(**_shallow(recalled)).fit(*classes)) == expected
     assert len(memory.values) == 1
