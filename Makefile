@@ -17,7 +17,7 @@ test: $(READY)
 # less the tests of the file and of the GPU, which are the same in any mode. Code that
 # checks is kept apart: numba does not tell it from code that does not.
 RUNTIME := -m pytest -n 2 --dist worksteal -q tests/runtime \
-    --ignore-glob=*/test_format.py --ignore-glob=*/test_saving.py --ignore-glob=*/test_cuda*
+    --ignore-glob=*/test_format* --ignore-glob=*/test_saving.py --ignore-glob=*/test_cuda*
 
 test-bounds: $(READY)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/build/numba-bounds $(ONE_THREAD) \
