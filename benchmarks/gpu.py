@@ -118,7 +118,9 @@ def our_peers(model, X):
     """Give calls of ours, tuned, and what was chosen for the layers."""
     peers, choices = {}, {}
     for precision, word in PRECISIONS.items():
-        ours = CudaModel(model, X.device, precision).tune(X)
+        ours = CudaModel(model.graph, model.head, X.device, precision, host=model).tune(
+            X
+        )
         peers[f"ours {word}"] = lambda ours=ours: ours.forward(X)
         (found,) = ours.tuned_.values()
         choices[word] = [layer["choice"] for layer in found]

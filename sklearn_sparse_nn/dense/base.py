@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_sparse_nn.nets.targets import Labels, Values
+from sklearn_sparse_nn.runtime.head import shares
 
 __all__ = [
     "FLOAT_ROWS",
@@ -171,12 +172,7 @@ class NetClassifierMixin(ClassifierMixin):
         proba = self._outputs("predict_proba", self._rows(X))
         n_classes = self.targets_.n_outputs
         if proba.shape[1] > n_classes:  # outputs for classes that y did not have
-            proba = proba[:, :n_classes]
-            total = proba.sum(axis=1, keepdims=True)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                shares = proba / total
-            # Where only the others are probable, nothing tells the classes apart.
-            proba = np.where(total > 0, shares, proba.dtype.type(1 / n_classes))
+            proba = shares(proba[:, :n_classes])
         return proba
 
     def predict(self, X: Any) -> np.ndarray:

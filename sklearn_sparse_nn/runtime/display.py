@@ -1,9 +1,10 @@
-"""How a sparse model shows itself: a few lines of text, or a table."""
+"""The representation of a sparse model: a few lines of text, or a table."""
 
 from html import escape
-from typing import Any
 
-from sklearn_sparse_nn.runtime.cost import Cost, LayerCost
+from sklearn_sparse_nn.runtime.cost import Cost, LayerCost, cost_of
+from sklearn_sparse_nn.runtime.graph import Graph
+from sklearn_sparse_nn.runtime.head import Head
 
 __all__ = ["as_html", "as_text"]
 
@@ -11,21 +12,23 @@ _SHOWN = 20
 _LONGEST = 60
 
 
-def as_text(model: Any) -> str:
-    """Give a model as readable lines.
+def as_text(graph: Graph, head: Head) -> str:
+    """Return a model as readable lines.
 
     Parameters
     ----------
-    model : SparseModel
-        The model.
+    graph : Graph
+        The operations of the model.
+    head : Head
+        The meaning of its outputs.
 
     Returns
     -------
     text : str
-        What it is and costs, then a line for each of its first layers.
+        The model's size and cost, then a line for each of its first layers.
     """
-    cost = model.cost()
-    lines = [f"SparseModel({_summary(model, cost)})"]
+    cost = cost_of(graph)
+    lines = [f"SparseModel({_summary(graph, head, cost)})"]
     rows = [_row(layer) for layer in cost.layers[:_SHOWN]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *figures in rows:
@@ -36,21 +39,23 @@ def as_text(model: Any) -> str:
     return "\n".join(lines)
 
 
-def as_html(model: Any) -> str:
-    """Give a model as a table.
+def as_html(graph: Graph, head: Head) -> str:
+    """Return a model as a table in HTML.
 
     Parameters
     ----------
-    model : SparseModel
-        The model. All its names are escaped: they may come from a file.
+    graph : Graph
+        The operations of the model. All names are escaped: they may come from a file.
+    head : Head
+        The meaning of its outputs.
 
     Returns
     -------
     html : str
         One ``div``, without style sheets or scripts.
     """
-    cost = model.cost()
-    head = "".join(
+    cost = cost_of(graph)
+    titles = "".join(
         f"<th>{title}</th>" for title in ("layer", "shape", "non-zeros", "sparsity")
     )
     body = "".join(
@@ -60,22 +65,21 @@ def as_html(model: Any) -> str:
     more = len(cost.layers) - _SHOWN
     rest = f"<p>and {more} more layers</p>" if more > 0 else ""
     return (
-        f"<div><p><b>SparseModel</b>: {escape(_summary(model, cost))}</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+        f"<div><p><b>SparseModel</b>: {escape(_summary(graph, head, cost))}</p>"
+        f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>{rest}"
         "</div>"
     )
 
 
-def _summary(model: Any, cost: Cost) -> str:
-    classes = getattr(model, "classes_", None)
-    if classes is None:
-        does = f"{_count(model.graph.n_outputs, 'output')}"
+def _summary(graph: Graph, head: Head, cost: Cost) -> str:
+    if head.classes is None:
+        result = _count(graph.n_outputs, "output")
     else:
-        does = _count(len(classes), "class", "classes")
+        result = _count(len(head.classes), "class", "classes")
     size = sum(n_out * n_in for n_out, n_in in (layer.shape for layer in cost.layers))
     share = f" of {size:,}" if size else ""
     return (
-        f"{_count(model.n_features_in_, 'feature')} to {does}, "
+        f"{_count(graph.stage.n_features, 'feature')} to {result}, "
         f"{cost.nonzeros:,}{share} weights, {_bytes(cost.bytes)}"
     )
 

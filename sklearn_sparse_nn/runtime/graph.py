@@ -16,17 +16,21 @@ __all__ = [
     "Add",
     "Affine",
     "Concat",
+    "Csr",
     "Floats",
     "Graph",
     "InputStage",
     "LayerNorm",
     "Linear",
     "Op",
+    "Sealed",
     "Softmax",
     "check_csr",
 ]
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+#: A sparse weight, or sparse rows.
+Csr: TypeAlias = sparse.csr_array
 
 #: Number of parameters of every activation.
 ACTIVATIONS: dict[str, int] = {
@@ -162,8 +166,8 @@ def _vector(values: Any, n: int, what: str) -> Floats:
     return vector
 
 
-class _Sealed:
-    """Arrays stay read-only in copies and pickles, too."""
+class Sealed:
+    """An object whose arrays stay read-only in copies and pickles."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for value in state.values():
@@ -177,7 +181,7 @@ class _Sealed:
 
 
 @dataclass(frozen=True, eq=False)
-class InputStage(_Sealed):
+class InputStage(Sealed):
     """What happens to the rows of X before the first operation.
 
     In this order: NaN are filled, ``shift`` is subtracted, the result is divided by
@@ -244,7 +248,7 @@ class InputStage(_Sealed):
 
 
 @dataclass(frozen=True, eq=False)
-class Linear(_Sealed):
+class Linear(Sealed):
     """``activation(x @ weight.T + bias)``.
 
     Parameters
@@ -281,7 +285,7 @@ class Linear(_Sealed):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(_Sealed):
+class Affine(Sealed):
     """``activation(x * scale + shift)``, every column by itself.
 
     Parameters
@@ -307,7 +311,7 @@ class Affine(_Sealed):
 
 
 @dataclass(frozen=True, eq=False)
-class LayerNorm(_Sealed):
+class LayerNorm(Sealed):
     """Layer normalisation of every row (Ba et al. 2016), then an activation.
 
     Parameters

@@ -1,14 +1,31 @@
 """What a person may pass as X, and what it becomes: rows of float32."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime.graph import InputStage
+from sklearn_sparse_nn.runtime.graph import Csr, InputStage
 
-__all__ = ["check_rows", "chunks", "refuse_nonfinite"]
+__all__ = [
+    "Names",
+    "Rows",
+    "Table",
+    "apply_narrow",
+    "check_rows",
+    "chunks",
+    "is_wide",
+    "refuse_nonfinite",
+]
+
+#: X as a person passes it: an array, nested lists, a DataFrame or a sparse matrix.
+Table: TypeAlias = npt.ArrayLike | sparse.sparray | sparse.spmatrix
+#: X as it was checked.
+Rows: TypeAlias = np.ndarray[Any, np.dtype[Any]] | Csr
+#: The names of columns.
+Names: TypeAlias = np.ndarray[Any, np.dtype[np.object_]]
 
 _CHUNK_BYTES = 4 * 2**20
 

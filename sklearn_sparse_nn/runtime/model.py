@@ -1,11 +1,13 @@
 """The sparse model: a pruned net that predicts without torch."""
 
-from copy import copy
+import os
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse, special
+import numpy.typing as npt
+from scipy import sparse
 
 from sklearn_sparse_nn.runtime.cost import Cost, cost_of
 from sklearn_sparse_nn.runtime.display import as_html, as_text
@@ -16,8 +18,11 @@ from sklearn_sparse_nn.runtime.engine import (
     make_engine,
 )
 from sklearn_sparse_nn.runtime.file.format import read_model, write_model
-from sklearn_sparse_nn.runtime.graph import Floats, Graph, Linear
+from sklearn_sparse_nn.runtime.graph import Csr, Floats, Graph, Linear
+from sklearn_sparse_nn.runtime.head import Head, Labels
 from sklearn_sparse_nn.runtime.inputs import (
+    Names,
+    Table,
     apply_narrow,
     check_rows,
     chunks,
@@ -25,10 +30,11 @@ from sklearn_sparse_nn.runtime.inputs import (
 )
 from sklearn_sparse_nn.runtime.tuning import tuned
 
-__all__ = ["OUTPUTS", "SparseModel"]
+if TYPE_CHECKING:
+    from sklearn_sparse_nn.runtime.cuda.model import CudaModel
 
-#: What makes probabilities of raw outputs.
-OUTPUTS = ("identity", "softmax", "sigmoid")
+__all__ = ["SparseModel"]
+
 _FLOAT32 = np.dtype(np.float32)
 _TUNING_ROWS = 1024
 _HIDDEN_NUMBERS = 2**20  # activations that are dense at once
@@ -43,28 +49,29 @@ class SparseModel:
     Parameters
     ----------
     graph : Graph
-        What it computes.
+        The operations of the net.
     output : {"identity", "softmax", "sigmoid"}, default="identity"
-        What makes probabilities of the raw outputs; ``"sigmoid"`` makes two of one.
+        The function that makes probabilities of the raw outputs; ``"sigmoid"`` makes
+        two of one.
     classes : ndarray of shape (n_classes,) or None, default=None
-        Labels of a classifier; None for a regressor.
+        The labels of a classifier; None for a regressor.
     target_mean, target_scale : float, default=0.0 and 1.0
         A regressor's raw outputs are multiplied by the scale, and the mean is added.
     feature_names : sequence of str or None, default=None
-        Names of the columns.
+        The names of the columns of X.
     n_threads : int, default=1
-        Own threads, over tiles of rows.
+        The number of the model's own threads, which share tiles of rows.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Only of a classifier.
+        The labels; only a classifier has them.
     n_features_in_ : int
-        Columns of X.
+        The number of columns of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Only when names are known.
+        The names of the columns; only where they are known.
     weights : dict of name to csr_array of shape (out, in)
-        Of every layer, as they are left after folding; read-only.
+        The weights of every layer after folding; read-only.
 
     Examples
     --------
@@ -76,13 +83,10 @@ class SparseModel:
     """
 
     graph: Graph
-    output: str
-    target_mean: float
-    target_scale: float
+    head: Head
     n_threads: int
     n_features_in_: int
-    classes_: Any
-    feature_names_in_: Any
+    feature_names_in_: Names
     _engine: Engine
 
     def __init__(
@@ -90,30 +94,50 @@ class SparseModel:
         graph: Graph,
         *,
         output: str = "identity",
-        classes: Any = None,
+        classes: npt.ArrayLike | None = None,
         target_mean: float = 0.0,
         target_scale: float = 1.0,
-        feature_names: Any = None,
+        feature_names: Iterable[str] | None = None,
         n_threads: int = 1,
     ) -> None:
-        if output not in OUTPUTS:
-            raise ValueError(f"output must be one of {OUTPUTS}; got {output!r}.")
-        if not np.isfinite([target_mean, target_scale]).all():
-            raise ValueError(
-                "target_mean and target_scale must be finite numbers; got "
-                f"{target_mean!r} and {target_scale!r}."
-            )
+        head = Head(
+            graph.n_outputs,
+            output=output,
+            classes=classes,  # type: ignore[arg-type]
+            target_mean=target_mean,
+            target_scale=target_scale,
+        )
+        self._set(graph, head, feature_names, n_threads)
+
+    @classmethod
+    def _with_head(
+        cls,
+        graph: Graph,
+        *,
+        head: Head,
+        feature_names: Iterable[str] | None,
+        n_threads: int,
+    ) -> "SparseModel":
+        """Build a model around a head that is there already."""
+        model = object.__new__(cls)
+        model._set(graph, head, feature_names, n_threads)
+        return model
+
+    def _set(
+        self,
+        graph: Graph,
+        head: Head,
+        feature_names: Iterable[str] | None,
+        n_threads: int,
+    ) -> None:
+        """Set all attributes, once."""
         fields: dict[str, Any] = {
             "graph": graph,
-            "output": output,
-            "target_mean": float(target_mean),
-            "target_scale": float(target_scale),
+            "head": head,
             "n_threads": _thread_count(n_threads),
             "n_features_in_": graph.stage.n_features,
             "_engine": make_engine(graph),
         }
-        if classes is not None:
-            fields["classes_"] = _checked_classes(classes, graph.n_outputs, output)
         if feature_names is not None:
             names = np.asarray(list(feature_names), dtype=object)
             if names.shape != (graph.stage.n_features,):
@@ -125,7 +149,27 @@ class SparseModel:
             fields["feature_names_in_"] = names
         self.__dict__.update(fields)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    @property
+    def output(self) -> str:
+        """The function that makes probabilities of the raw outputs."""
+        return self.head.output
+
+    @property
+    def target_mean(self) -> float:
+        """The mean that is added to a regressor's scaled outputs."""
+        return self.head.target_mean
+
+    @property
+    def target_scale(self) -> float:
+        """The scale that a regressor's outputs are multiplied by."""
+        return self.head.target_scale
+
+    @property
+    def classes_(self) -> Labels:
+        """The labels of a classifier; a regressor has none."""
+        return self.head.known_classes
+
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
             f"A SparseModel never changes, so {name!r} cannot be set; with_threads "
             "gives another one."
@@ -134,22 +178,19 @@ class SparseModel:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"A SparseModel never changes; {name!r} stays.")
 
-    def __reduce__(self) -> Any:
-        return partial(type(self), **self._arguments()), (self.graph,)
-
-    def _arguments(self) -> dict[str, Any]:
-        """Give what the constructor takes beside the graph."""
-        return {
+    def __reduce__(self) -> tuple[Callable[..., "SparseModel"], tuple[Graph]]:
+        arguments: dict[str, Any] = {
             "output": self.output,
-            "classes": getattr(self, "classes_", None),
+            "classes": self.head.classes,
             "target_mean": self.target_mean,
             "target_scale": self.target_scale,
-            "feature_names": getattr(self, "feature_names_in_", None),
+            "feature_names": self._names(),
             "n_threads": self.n_threads,
         }
+        return partial(type(self), **arguments), (self.graph,)
 
     def with_threads(self, n_threads: int) -> "SparseModel":
-        """Give the same model with another number of threads.
+        """Return the same model with another number of threads.
 
         Parameters
         ----------
@@ -160,22 +201,24 @@ class SparseModel:
         Returns
         -------
         model : SparseModel
-            It shares all arrays with this one.
+            A model that shares all arrays with this one.
         """
-        other = copy_shallow(self)
-        other.__dict__["n_threads"] = _thread_count(n_threads)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, n_threads=_thread_count(n_threads))
         return other
 
-    def to(self, device: Any, *, precision: str = "float32") -> Any:
-        """Give the model on another device. Torch is loaded here, for a GPU only.
+    def to(
+        self, device: object, *, precision: str = "float32"
+    ) -> "SparseModel | CudaModel":
+        """Return the model on another device. Torch is loaded here, for a GPU only.
 
         Parameters
         ----------
         device : str or torch.device
             ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
         precision : {"float32", "tf32", "bf16"}, default="float32"
-            What a GPU may compute with: outputs within rounding of the CPU's, or
-            faster ones of TF32's or bfloat16's accuracy.
+            The lowest precision that a GPU may compute with: outputs within rounding
+            of the CPU's, or faster ones of TF32's or bfloat16's accuracy.
 
         Returns
         -------
@@ -186,55 +229,65 @@ class SparseModel:
         Raises
         ------
         ImportError
-            A GPU is asked for and torch is not installed.
+            A GPU is named and torch is not installed.
         RuntimeError
             There is no GPU, or torch was built without CUDA.
         ValueError
             Another device, or another precision.
         """
-        from sklearn_sparse_nn.runtime.cuda.device import move
+        from sklearn_sparse_nn.runtime.cuda.device import find_device
 
-        return move(self, device, precision)
+        place = find_device(device, precision)
+        if place is None:
+            return self
+        from sklearn_sparse_nn.runtime.cuda.model import CudaModel
+
+        names = self._names()
+        return CudaModel(
+            self.graph, self.head, place, precision, feature_names=names, host=self
+        )
 
     def cost(self) -> Cost:
-        """Count what the model costs.
+        """Count the cost of the model.
 
         Returns
         -------
         cost : Cost
             Non-zeros, FLOPs for one row, bytes of the arrays, peak bytes of activations
-            for one row, and the same of every layer.
+            for one row, and the cost of every layer.
         """
         return cost_of(self.graph)
 
     def __repr__(self) -> str:
-        return as_text(self)
+        return as_text(self.graph, self.head)
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        return as_html(self.graph, self.head)
 
-    def save(self, path: Any) -> None:
+    def save(self, path: "str | bytes | os.PathLike[Any]") -> None:
         """Write the model to one file, which `load` reads.
 
-        The file is complete or not there: whatever goes wrong, an older one stays as
+        The file is complete or not there: if anything fails, an older file stays as
         it was. The same model gives the same bytes. ``n_threads`` is not saved.
 
         Parameters
         ----------
         path : str or path-like
-            The file; docs/format.md describes it.
+            The name of the file; docs/format.md describes its content.
 
         Raises
         ------
         ValueError
-            The model has what a file cannot hold, such as classes of dates.
+            The model has a part that a file cannot hold, such as classes of dates.
         OSError
             The file cannot be written.
         """
-        write_model(path, self.graph, self._arguments())
+        write_model(path, self.graph, self.head, self._names())
 
     @classmethod
-    def load(cls, path: Any, n_threads: int = 1) -> "SparseModel":
+    def load(
+        cls, path: "str | bytes | os.PathLike[Any]", n_threads: int = 1
+    ) -> "SparseModel":
         """Read a model that `save` wrote.
 
         Nothing from the file is executed, and everything in it is checked first;
@@ -243,9 +296,9 @@ class SparseModel:
         Parameters
         ----------
         path : str or path-like
-            The file.
+            The name of the file.
         n_threads : int, default=1
-            Own threads of the model.
+            The number of the model's own threads.
 
         Returns
         -------
@@ -258,13 +311,13 @@ class SparseModel:
         OSError
             It cannot be opened; ``FileNotFoundError`` if there is none.
         """
-        make = partial(cls, n_threads=_thread_count(n_threads))
+        make = partial(cls._with_head, n_threads=_thread_count(n_threads))
         return read_model(path, make)
 
     @property
-    def weights(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Csr]:
         """Sparse weights by layer, csr_arrays of shape (out, in), read-only."""
-        found: dict[str, Any] = {}
+        found: dict[str, Csr] = {}
         for i, op in enumerate(self.graph.layers):
             name, n = op.name or f"linear_{i}", 1
             while name in found:  # a layer that the net uses again
@@ -273,8 +326,8 @@ class SparseModel:
             found[name] = op.weight
         return found
 
-    def tune(self, X: Any) -> "SparseModel":
-        """Measure how rows like these are predicted fastest, and remember it.
+    def tune(self, X: Table) -> "SparseModel":
+        """Measure the fastest way to predict rows like these, and use it from now on.
 
         Parameters
         ----------
@@ -284,17 +337,16 @@ class SparseModel:
         Returns
         -------
         self : SparseModel
-            Outputs stay the same, bit for bit. Takes seconds for large nets.
+            The same model, whose outputs stay the same, bit for bit. Tuning takes
+            seconds for large nets.
         """
         if isinstance(self._engine, KernelEngine):
-            X = check_rows(X, self.n_features_in_, self._names())[:_TUNING_ROWS]
-            rows = np.ascontiguousarray(
-                X.toarray() if sparse.issparse(X) else X, _FLOAT32
-            )
-            self._engine.use(tuned(self._engine, rows))
+            checked = check_rows(X, self.n_features_in_, self._names())[:_TUNING_ROWS]
+            rows = checked.toarray() if sparse.issparse(checked) else checked
+            self._engine.use(tuned(self._engine, np.ascontiguousarray(rows, _FLOAT32)))
         return self
 
-    def forward(self, X: Any, out: Any = None) -> Floats:
+    def forward(self, X: Table, out: Floats | None = None) -> Floats:
         """Compute the raw outputs.
 
         Parameters
@@ -302,7 +354,7 @@ class SparseModel:
         X : {array-like, sparse matrix, DataFrame} of shape (n_rows, n_features)
             Numbers. A C-contiguous float32 array goes straight to the kernels.
         out : ndarray of shape (n_rows, n_outputs), float32, default=None
-            Where to write, C-contiguous; None for a new array.
+            A C-contiguous array for the outputs; None for a new one.
 
         Returns
         -------
@@ -313,44 +365,32 @@ class SparseModel:
         ValueError
             X has NaN, infinite values, or another shape than the model expects.
         """
-        raw: Floats = self._run(X, out, proba=False)
-        return raw
+        return self._run(X, out, proba=False)
 
-    def predict_proba(self, X: Any) -> Floats:
+    def predict_proba(self, X: Table) -> Floats:
         """Estimate class probabilities.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_rows, n_features)
-            Rows to predict.
+            The rows to predict.
 
         Returns
         -------
         proba : ndarray of shape (n_rows, n_classes), float32
-            Columns in the order of ``classes_``.
+            The probabilities, columns in the order of ``classes_``.
         """
-        classes = self._classes()
-        if self.output == "sigmoid":
-            positive = special.expit(self._run(X, None, proba=False))
-            return np.concatenate([1 - positive, positive], axis=1)
-        if self.graph.n_outputs > len(classes):  # outputs for classes not seen in fit
-            return self._proba_of_seen(X, len(classes))
-        proba: Floats = self._run(X, None, proba=self.output == "softmax")
-        return proba
+        if self.head.is_plain_softmax:  # which the kernels compute
+            return self._run(X, None, proba=True)
+        return self.head.probabilities(self._run(X, None, proba=False))
 
-    def _proba_of_seen(self, X: Any, n_classes: int) -> Floats:
-        """Estimate probabilities where there are more outputs than classes."""
-        raw = self._run(X, None, proba=False)[:, :n_classes]
-        proba: Floats = special.softmax(raw, axis=1)  # others may be far above
-        return proba if self.output == "softmax" else _shares(raw)
-
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Table) -> Labels:
         """Predict labels, or values.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_rows, n_features)
-            Rows to predict.
+            The rows to predict.
 
         Returns
         -------
@@ -358,24 +398,22 @@ class SparseModel:
             A classifier's most probable labels, the first of equal ones; a regressor's
             values, float64, in the units of its training targets.
         """
-        if "classes_" in self.__dict__:
-            return self.classes_[self.predict_proba(X).argmax(axis=1)]
-        raw = self._run(X, None, proba=False).astype(np.float64)
-        values = raw * self.target_scale + self.target_mean
-        return values[:, 0] if values.shape[1] == 1 else values
+        if self.head.classes is None:
+            return self.head.values(self._run(X, None, proba=False))
+        return self.head.labels(self.predict_proba(X))
 
-    def transform(self, X: Any) -> Any:
-        """Compute what reaches the last layer.
+    def transform(self, X: Table) -> Csr:
+        """Compute the inputs of the last layer.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_rows, n_features)
-            Rows.
+            The rows.
 
         Returns
         -------
         hidden : csr_array of shape (n_rows, n_hidden), float32
-            Of the units that are left: dead ones are not part of the model.
+            The activations of the units; dead units are not part of the model.
         """
         reads = [op.input for op in self.graph.ops if isinstance(op, Linear)]
         upto = max(reads, default=0)
@@ -399,7 +437,8 @@ class SparseModel:
         empty = np.zeros((0, below.n_outputs), dtype=np.float32)
         return sparse.vstack([sparse.csr_array(p) for p in [empty, *parts]], "csr")
 
-    def _run(self, X: Any, out: Any, *, proba: bool) -> Any:
+    def _run(self, X: Table, out: Floats | None, *, proba: bool) -> Floats:
+        """Compute raw outputs, or their softmax."""
         n_outputs = self.graph.widths[-1]
         direct = (
             type(X) is np.ndarray
@@ -409,52 +448,30 @@ class SparseModel:
             and (flags := X.flags).c_contiguous
             and flags.aligned
         )
+        checked: Any = X
         if not direct:
-            X = check_rows(X, self.n_features_in_, self._names())
+            checked = check_rows(X, self.n_features_in_, self._names())
         if out is None:
-            out = np.empty((X.shape[0], n_outputs), _FLOAT32)
+            out = np.empty((checked.shape[0], n_outputs), _FLOAT32)
         else:
-            _check_out(out, (X.shape[0], n_outputs))
-            if isinstance(X, np.ndarray) and np.may_share_memory(X, out):
-                X = X.copy()  # rows are read after others have been written
+            _check_out(out, (checked.shape[0], n_outputs))
+            if isinstance(checked, np.ndarray) and np.may_share_memory(checked, out):
+                checked = checked.copy()  # rows are read after others are written
         run = self._engine.run
         if direct:
-            run(X, out, proba=proba, staged=False, n_threads=self.n_threads)
+            run(checked, out, proba=proba, staged=False, n_threads=self.n_threads)
             return out
-        staged = is_wide(X, self.graph.stage)
-        for start, rows in chunks(X, self.graph.stage):
+        staged = is_wide(checked, self.graph.stage)
+        for start, rows in chunks(checked, self.graph.stage):
             part = out[start : start + len(rows)]
             run(rows, part, proba=proba, staged=staged, n_threads=self.n_threads)
         return out
 
-    def _names(self) -> Any:
+    def _names(self) -> Names | None:
         return self.__dict__.get("feature_names_in_")
 
-    def _classes(self) -> Any:
-        if "classes_" not in self.__dict__:
-            raise AttributeError(
-                "This model is a regressor: it has no classes, so use predict or "
-                "forward."
-            )
-        return self.classes_
 
-
-def copy_shallow(model: SparseModel) -> SparseModel:
-    """Make a second model around the same arrays."""
-    other = object.__new__(type(model))
-    other.__dict__.update(copy(model.__dict__))
-    return other
-
-
-def _shares(proba: Floats) -> Floats:
-    """Let every row add up to 1; rows of zeros become equal shares."""
-    total = proba.sum(axis=1, keepdims=True)
-    equal = np.float32(1 / proba.shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(total > 0, proba / total, equal)
-
-
-def _thread_count(n_threads: Any) -> int:
+def _thread_count(n_threads: int) -> int:
     is_int = isinstance(n_threads, (int, np.integer))
     if isinstance(n_threads, bool) or not is_int or n_threads < 1:
         raise ValueError(f"n_threads must be an int of at least 1; got {n_threads!r}.")
@@ -463,21 +480,7 @@ def _thread_count(n_threads: Any) -> int:
     return int(n_threads)
 
 
-def _checked_classes(classes: Any, n_outputs: int, output: str) -> Any:
-    """Give the labels, read-only, if there are enough outputs for them."""
-    classes = np.array(classes)
-    n_given = 2 if output == "sigmoid" else n_outputs
-    fits = classes.ndim == 1 and 1 <= len(classes) <= n_given
-    if not fits or (output == "sigmoid" and (n_outputs != 1 or len(classes) != 2)):
-        raise ValueError(
-            f"There are classes of shape {classes.shape} for {n_outputs} outputs with "
-            f"output={output!r}."
-        )
-    classes.setflags(write=False)
-    return classes
-
-
-def _check_out(out: Any, shape: tuple[int, int]) -> None:
+def _check_out(out: Floats, shape: tuple[int, int]) -> None:
     fits = isinstance(out, np.ndarray) and out.dtype == _FLOAT32 and out.shape == shape
     if not fits or not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError(

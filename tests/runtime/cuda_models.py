@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.cuda.model import CudaModel
 from sklearn_sparse_nn.runtime.graph import (
     Activation,
     Add,
@@ -47,6 +48,13 @@ def net(*, n_in=64, hidden=128, density=0.1, seed=0, **stage):
 
 def classifier(**kwargs):
     return SparseModel(net(**kwargs), output="softmax", classes=["a", "b", "c"])
+
+
+def there_of(model, device, *args, **kwargs):
+    """Put a model on any device, the CPU too."""
+    names = getattr(model, "feature_names_in_", None)
+    kwargs |= {"host": model, "feature_names": names}
+    return CudaModel(model.graph, model.head, device, *args, **kwargs)
 
 
 def rows(n, n_in=64, seed=1):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime.cuda.model import BUCKETS, CudaModel
+from sklearn_sparse_nn.runtime.cuda.model import BUCKETS
 from sklearn_sparse_nn.runtime.graph import (
     Activation,
     Affine,
@@ -25,7 +25,7 @@ from sklearn_sparse_nn.runtime.graph import (
 )
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, check_rows, chunks
 from sklearn_sparse_nn.runtime.reference import activate, apply
-from tests.runtime.cuda_models import CPU, UNIT, classifier, on_devices, rows
+from tests.runtime.cuda_models import CPU, UNIT, classifier, on_devices, rows, there_of
 from tests.runtime.file_models import graphs, models
 
 
@@ -70,7 +70,7 @@ def test_every_operation_is_the_references_up_to_rounding(device, graph, seed):
     values = [staged(X, graph.stage)]
     for i, op in enumerate(graph.ops):
         below = SparseModel(Graph(graph.stage, graph.ops[: i + 1]))
-        found = CudaModel(below, device).forward(X).astype(np.float64)
+        found = there_of(below, device).forward(X).astype(np.float64)
         reads = [values[v].T for v in inputs_of(op)]
         if not all(np.isfinite(read).all() for read in reads):
             break  # a zero times NaN is NaN in a dense weight, nothing in a sparse one
@@ -98,7 +98,7 @@ def test_activations_bend_where_the_references_do(name):
     activation = Activation(name, params.get(name, ()))
     x = np.float32([-100, -20, -1, -1e-3, 0, 1e-3, 1, 1.5, 1.6, 20, 100])
     graph = Graph(InputStage(11), (Affine(0, np.ones(11), np.zeros(11), activation),))
-    found = CudaModel(SparseModel(graph), CPU).forward(x[None])[0]
+    found = there_of(SparseModel(graph), CPU).forward(x[None])[0]
     exact = activate(x.astype(np.float64), activation)
     np.testing.assert_allclose(found, exact, rtol=2e-6, atol=1e-7)
 
@@ -111,7 +111,7 @@ def test_predictions_are_the_cpu_models(device, model):
     if any(isinstance(op, LayerNorm) and op.eps < 0.1 for op in model.graph.ops):
         return
     X = np.random.default_rng(0).normal(size=(7, model.n_features_in_))
-    there = CudaModel(model, device)
+    there = there_of(model, device)
     assert there.n_features_in_ == model.n_features_in_
     raw = model.forward(X)
     scale = max(1.0, float(np.abs(raw).max(initial=0)))
@@ -132,7 +132,7 @@ def test_predictions_are_the_cpu_models(device, model):
 @on_devices
 def test_tensors_give_tensors(device):
     model = classifier()
-    there, X = CudaModel(model, device), rows(10)
+    there, X = there_of(model, device), rows(10)
     tensor = torch.from_numpy(X).to(device)
     for x in (
         tensor,
@@ -161,7 +161,7 @@ def test_any_numbers_may_be_passed(device, kind):
     model = classifier(**stage)
     X = np.round(4 * rows(9))
     X = np.asfortranarray(X) if kind == "F" else X.astype(kind)
-    there, expected = CudaModel(model, device), model.forward(X)
+    there, expected = there_of(model, device), model.forward(X)
     for x in (X, sparse.csr_array(X.astype("f8")) if kind != "F" else X):
         np.testing.assert_allclose(there.forward(x), expected, rtol=1e-4, atol=1e-4)
     if kind in (np.float64, np.int64):
@@ -175,7 +175,7 @@ def test_any_numbers_may_be_passed(device, kind):
 @on_devices
 def test_batches_are_padded_and_cut(device):
     model = classifier()
-    there = CudaModel(model, device, buckets=(1, 4, 16))
+    there = there_of(model, device, buckets=(1, 4, 16))
     for n in (0, 1, 2, 4, 5, 16, 17, 33, 100):
         X = rows(n, seed=n)
         expected = model.forward(X)
@@ -187,7 +187,7 @@ def test_batches_are_padded_and_cut(device):
 
 
 def test_padding_never_reaches_the_outputs():
-    there = CudaModel(classifier(), CPU, buckets=(8,))
+    there = there_of(classifier(), CPU, buckets=(8,))
     first = there.forward(rows(3))
     with pytest.raises(ValueError, match="infinity"):
         there.forward(np.full((8, 64), np.inf, dtype=np.float32))
@@ -197,6 +197,6 @@ def test_padding_never_reaches_the_outputs():
 def test_wide_nets_have_smaller_buckets():
     n = 2**15
     graph = Graph(InputStage(n), (Affine(0, np.ones(n), np.zeros(n)),))
-    there = CudaModel(SparseModel(graph), CPU)
+    there = there_of(SparseModel(graph), CPU)
     assert BUCKETS[-1] == 65536
     assert max(there._buckets) * 3 * n <= 2**28 < 2 * max(there._buckets) * 3 * n

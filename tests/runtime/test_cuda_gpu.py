@@ -7,7 +7,6 @@ import torch
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream, measure
 from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
-from sklearn_sparse_nn.runtime.cuda.model import CudaModel
 from sklearn_sparse_nn.runtime.cuda.products import (
     candidates,
 )
@@ -23,6 +22,7 @@ from tests.runtime.cuda_models import (
     layer,
     needs_gpu,
     rows,
+    there_of,
 )
 from tests.runtime.file_models import weight
 
@@ -85,7 +85,7 @@ def test_every_candidate_can_be_captured_and_chosen():
                 assert name in bodies, "wrong, or missing on this GPU"
                 return {n: float(n != name) for n in bodies}
 
-            there = CudaModel(model, GPU, "bf16", timer=timer).tune(X)
+            there = there_of(model, GPU, "bf16", timer=timer).tune(X)
             assert there.tuned_[128][0]["choice"] == name, mask
             error = np.abs(there.forward(X) - exact).max()
             share = 1e-5 + 2 * PER_NAME.get(name.split()[-1], 0)

@@ -12,7 +12,6 @@ import torch
 
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
-from sklearn_sparse_nn.runtime.cuda.model import CudaModel
 from sklearn_sparse_nn.runtime.cuda.products import (
     float32_products,
 )
@@ -23,6 +22,7 @@ from tests.runtime.cuda_models import (
     net,
     on_devices,
     rows,
+    there_of,
 )
 
 
@@ -37,7 +37,7 @@ def test_bad_rows_are_refused_in_the_cpu_models_words(device):
     bad += [good[:, :3], good[0]]
     bad += [good + 1j, frame, [["a"] * 64], good[:, :0], good[None]]
     for model in (classifier(), filled, wide):
-        there = CudaModel(model, device, buckets=(2,))
+        there = there_of(model, device, buckets=(2,))
         for X in bad:
             assert answer(there.forward, X) == answer(model.forward, X)
             if isinstance(X, np.ndarray):
@@ -56,14 +56,14 @@ def answer(function, X):
 
 
 def test_more_that_is_refused():
-    there = CudaModel(classifier(), CPU)
+    there = there_of(classifier(), CPU)
     with pytest.raises(ValueError, match=r"X is on meta and the model on cpu: move X"):
         there.forward(torch.empty(2, 64, device="meta"))
     with pytest.raises(ValueError, match="dense tensor"):
         there.forward(torch.zeros(2, 64).to_sparse())
     with pytest.raises(ValueError, match="one row or more"):
         there.tune(rows(0))
-    regressor = CudaModel(SparseModel(net()), CPU)
+    regressor = there_of(SparseModel(net()), CPU)
     with pytest.raises(AttributeError, match="no classes"):
         regressor.predict_proba(rows(2))
 
@@ -78,10 +78,10 @@ def test_devices_by_name():
         model.to("cpu", precision="float16")
     with pytest.raises(ValueError, match="On the CPU a model computes in float32"):
         model.to("cpu", precision="tf32")
-    there = CudaModel(model, CPU, "bf16")
+    there = there_of(model, CPU, "bf16")
     assert there.to("cpu") is model
     assert "precision='bf16'" in repr(there)
-    assert pickle.loads(pickle.dumps(CudaModel(model, CPU))).forward(rows(1)).shape == (
+    assert pickle.loads(pickle.dumps(there_of(model, CPU))).forward(rows(1)).shape == (
         1,
         3,
     )
@@ -170,7 +170,7 @@ def test_switches_of_torch_stay_as_they_were(device, switch, value):
         switch(value)
         before = switches()
         for precision in PRECISIONS:
-            CudaModel(model, device, precision).tune(X).forward(X)
+            there_of(model, device, precision).tune(X).forward(X)
             assert switches() == before
         for tf32 in (True, False):
             with pytest.raises(ZeroDivisionError), float32_products(tf32=tf32):
@@ -190,12 +190,12 @@ def test_switches_of_torch_stay_as_they_were(device, switch, value):
 
 @on_devices
 def test_the_callers_switches_do_not_reach_the_model(device):
-    there, X = CudaModel(classifier(), device), rows(20)
+    there, X = there_of(classifier(), device), rows(20)
     expected = there.forward(X)
     torch.set_default_dtype(torch.float64)
     try:
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            found = CudaModel(classifier(), device).tune(X).forward(X)
+            found = there_of(classifier(), device).tune(X).forward(X)
     finally:
         torch.set_default_dtype(torch.float32)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -204,7 +204,7 @@ def test_the_callers_switches_do_not_reach_the_model(device):
 @on_devices
 def test_threads_take_turns(device):
     model = classifier()
-    there = CudaModel(model, device, buckets=(1, 8, 64))
+    there = there_of(model, device, buckets=(1, 8, 64))
     failures = []
 
     def work(seed):

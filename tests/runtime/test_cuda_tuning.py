@@ -14,7 +14,6 @@ from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.cuda import capture as cuda_capture
 from sklearn_sparse_nn.runtime.cuda.capture import Capture, Stream, measure
 from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
-from sklearn_sparse_nn.runtime.cuda.model import CudaModel
 from sklearn_sparse_nn.runtime.cuda.net import _is_right
 from sklearn_sparse_nn.runtime.cuda.products import (
     candidates,
@@ -34,6 +33,7 @@ from tests.runtime.cuda_models import (
     layer,
     on_devices,
     rows,
+    there_of,
     two_of_four,
 )
 
@@ -94,7 +94,7 @@ def test_two_of_four_needs_the_mask_and_the_shape():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_whole_net_keeps_to_its_precision(device, precision):
     model, X = classifier(), rows(100)
-    there = CudaModel(model, device, precision)
+    there = there_of(model, device, precision)
     exact = model.forward(X)
     bound = {"float32": 1e-5, "tf32": 1e-2, "bf16": 6e-2}[precision]
     for _ in range(2):
@@ -120,7 +120,7 @@ class FakeTimer:
 def test_tuning_takes_the_fastest_once_for_every_batch_size(device):
     timer = FakeTimer(dense=10.0, csr=5.0)
     model = classifier()
-    there = CudaModel(model, device, buckets=(1, 8, 64), timer=timer)
+    there = there_of(model, device, buckets=(1, 8, 64), timer=timer)
     before = there.forward(rows(5))
     assert there.tune(rows(5)) is there
     assert [found["name"] for found in there.tuned_[8]] == [
@@ -147,7 +147,7 @@ def test_tuning_takes_the_fastest_once_for_every_batch_size(device):
 def test_only_what_is_chosen_stays_in_memory():
     graph = Graph(InputStage(192), (layer(LAYERS["blocks of 64"]),))
     times = {"dense": 3.0, "csr": 2.0, "bsr 16": 4.0, "bsr 32": 1.0, "bsr 64": 5.0}
-    there = CudaModel(SparseModel(graph), CPU, timer=FakeTimer(**times))
+    there = there_of(SparseModel(graph), CPU, timer=FakeTimer(**times))
     there.tune(rows(2, 192))
     assert set(there._net._products) == {(0, "dense"), (0, "bsr 32")}
     np.testing.assert_allclose(
@@ -163,7 +163,7 @@ def test_a_wrong_kernel_is_never_taken(monkeypatch):
         return (lambda x: right(x) * 1.001) if name == "csr" else right
 
     monkeypatch.setattr(cuda_net, "multiply", broken)
-    there = CudaModel(classifier(), CPU, timer=FakeTimer(dense=10.0, csr=1.0)).tune(
+    there = there_of(classifier(), CPU, timer=FakeTimer(dense=10.0, csr=1.0)).tune(
         rows(4)
     )
     assert {found["choice"] for found in there.tuned_[4]} == {"dense"}
@@ -178,12 +178,12 @@ def test_a_missing_kernel_is_left_out(monkeypatch):
         return multiply(op, name, device)
 
     monkeypatch.setattr(cuda_net, "multiply", missing)
-    there = CudaModel(classifier(), CPU, timer=FakeTimer(dense=10.0)).tune(rows(4))
+    there = there_of(classifier(), CPU, timer=FakeTimer(dense=10.0)).tune(rows(4))
     assert [list(found["microseconds"]) for found in there.tuned_[4]] == [["dense"]] * 3
 
 
 def test_a_way_that_cannot_be_timed_leaves_the_usual_one():
-    there = CudaModel(classifier(), CPU, timer=lambda bodies: {}).tune(rows(4))
+    there = there_of(classifier(), CPU, timer=lambda bodies: {}).tune(rows(4))
     assert {found["choice"] for found in there.tuned_[4]} == {"dense"}
 
 

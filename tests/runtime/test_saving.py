@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,7 +237,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
         raise error
 
     other = golden_model().with_threads(2)
-    other.__dict__["target_mean"] = 5.0
+    other.__dict__["head"] = replace(other.head, target_mean=5.0)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail)
         with pytest.raises(type(error)):
@@ -355,7 +356,7 @@ def test_kills_break_a_file_that_is_written_in_place(tmp_path):
 def test_two_threads_save_over_each_other(tmp_path):
     path, errors = tmp_path / "m", []
     one, two = golden_model(), golden_model().with_threads(1)
-    two.__dict__["target_mean"] = 5.0
+    two.__dict__["head"] = replace(two.head, target_mean=5.0)
 
     def save(model):
         try:

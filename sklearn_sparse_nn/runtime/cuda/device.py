@@ -1,35 +1,44 @@
-"""Where `SparseModel.to` leads: the checks before a GPU is used.
+"""The checks of a device and a precision, before a GPU is used.
 
-Torch is loaded here and nowhere else in the runtime, when a GPU is asked for.
+Torch is loaded here and nowhere else in the runtime, when a GPU is named.
 """
 
 import re
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sklearn_sparse_nn.runtime.model import SparseModel
+    import torch
 
-__all__ = ["PRECISIONS", "move"]
+__all__ = ["PRECISIONS", "find_device"]
 
-#: How much rounding is allowed, from none beyond float32's to bfloat16's.
+#: The precisions, from the most exact to the fastest.
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
-def move(model: "SparseModel", device: Any, precision: str) -> Any:
-    """Put a model on a device; see `SparseModel.to`.
+def find_device(device: object, precision: str) -> "torch.device | None":
+    """Find the GPU that a model shall run on.
 
     Parameters
     ----------
-    model : SparseModel
-        The model on the CPU.
     device : str or torch.device
         ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     precision : {"float32", "tf32", "bf16"}
-        What a GPU may compute with.
+        The lowest precision that a GPU may compute with.
 
     Returns
     -------
-    model : SparseModel or CudaModel
+    device : torch.device or None
+        None for the CPU.
+
+    Raises
+    ------
+    ImportError
+        A GPU is named and torch is not installed.
+    RuntimeError
+        There is no GPU, or torch was built without CUDA.
+    ValueError
+        Another device, or another precision.
     """
     index = _parse(str(device))
     if precision not in PRECISIONS:
@@ -40,7 +49,7 @@ def move(model: "SparseModel", device: Any, precision: str) -> Any:
                 f"On the CPU a model computes in float32; got precision={precision!r}, "
                 'which needs device="cuda".'
             )
-        return model
+        return None
     torch = _load_torch(str(device))
     count = torch.cuda.device_count()
     if not torch.cuda.is_available() or count == 0:
@@ -55,13 +64,11 @@ def move(model: "SparseModel", device: Any, precision: str) -> Any:
             f'to("{device}"): there are {count} GPUs here, "cuda:0" to '
             f'"cuda:{count - 1}".'
         )
-    from sklearn_sparse_nn.runtime.cuda.model import CudaModel
-
-    return CudaModel(model, torch.device("cuda", index), precision)
+    return torch.device("cuda", index)  # type: ignore[no-any-return]
 
 
 def _parse(device: str) -> int | None:
-    """Give the index of a GPU, -1 for the current one, None for the CPU."""
+    """Return the index of a GPU, -1 for the current one, None for the CPU."""
     if device == "cpu":
         return None
     match = re.fullmatch(r"cuda(?::(0|[1-9][0-9]{0,3}))?", device)
@@ -72,7 +79,7 @@ def _parse(device: str) -> int | None:
     return -1 if match[1] is None else int(match[1])
 
 
-def _load_torch(device: str) -> Any:
+def _load_torch(device: str) -> ModuleType:
     try:
         import torch
     except ImportError as error:

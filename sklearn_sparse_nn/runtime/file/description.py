@@ -1,5 +1,6 @@
 """From a model to its description and arrays, and back."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Softmax,
     check_csr,
 )
+from sklearn_sparse_nn.runtime.head import Head
 
 __all__ = ["assemble", "describe", "describe_op", "describe_stage"]
 
@@ -35,16 +37,18 @@ _Arrays = dict[str, Any]
 
 
 def describe(
-    graph: Graph, arguments: dict[str, Any]
+    graph: Graph, head: Head, feature_names: Iterable[str] | None
 ) -> tuple[dict[str, Any], Layout, _Arrays]:
     """Give what a file says about a model.
 
     Parameters
     ----------
     graph : Graph
-        What it computes.
-    arguments : dict
-        What `SparseModel` takes beside it.
+        The operations of the model.
+    head : Head
+        The meaning of its outputs.
+    feature_names : iterable of str or None
+        The names of the columns of X.
 
     Returns
     -------
@@ -72,15 +76,15 @@ def describe(
             arrays[f"stage.{name}"] = getattr(stage, name)
     description = {
         "checksum": NO_CHECKSUM,
-        "classes": _describe_classes(arguments["classes"], arrays),
-        "feature_names": _strings(arguments["feature_names"], "feature name"),
+        "classes": _describe_classes(head.classes, arrays),
+        "feature_names": _strings(feature_names, "feature name"),
         "format": FORMAT,
         "needs": NEEDS,
         "ops": ops,
-        "output": arguments["output"],
+        "output": head.output,
         "stage": describe_stage(stage),
-        "target_mean": arguments["target_mean"],
-        "target_scale": arguments["target_scale"],
+        "target_mean": head.target_mean,
+        "target_scale": head.target_scale,
     }
     # What could not be read again is refused here, by the reader's own rules.
     layout = parse(dump(description))[1]
@@ -169,8 +173,8 @@ def _describe_classes(classes: Any, arrays: _Arrays) -> dict[str, Any] | None:
 
 def assemble(
     description: dict[str, Any], arrays: _Arrays
-) -> tuple[Graph, dict[str, Any]]:
-    """Build the graph, and what `SparseModel` takes beside it.
+) -> tuple[Graph, Head, list[str] | None]:
+    """Build the graph and the head of a model; return them and the feature names.
 
     Parameters
     ----------
@@ -183,7 +187,7 @@ def assemble(
     Raises
     ------
     ValueError
-        What the graph refuses.
+        The graph or the head refuses what the file says.
     """
     given = description["stage"]
     columns = arrays.pop("stage.columns", None)
@@ -202,14 +206,15 @@ def assemble(
         _assemble_op(op, lambda name, i=i: arrays.pop(f"{i}.{name}"))
         for i, op in enumerate(description["ops"])
     ]
-    arguments = {
-        "output": description["output"],
-        "classes": _assemble_classes(description["classes"], arrays),
-        "target_mean": description["target_mean"],
-        "target_scale": description["target_scale"],
-        "feature_names": description["feature_names"],
-    }
-    return Graph(stage, tuple(ops)), arguments
+    graph = Graph(stage, tuple(ops))
+    head = Head(
+        graph.n_outputs,
+        output=description["output"],
+        classes=_assemble_classes(description["classes"], arrays),
+        target_mean=description["target_mean"],
+        target_scale=description["target_scale"],
+    )
+    return graph, head, description["feature_names"]
 
 
 def _frozen(array: Any) -> Any:

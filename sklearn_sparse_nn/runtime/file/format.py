@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO, TypeVar
 
@@ -27,6 +27,7 @@ from sklearn_sparse_nn.runtime.file.schema import (
     parse,
 )
 from sklearn_sparse_nn.runtime.graph import Graph
+from sklearn_sparse_nn.runtime.head import Head
 
 __all__ = ["read_model", "write_model"]
 
@@ -47,11 +48,12 @@ def read_model(path: Any, make: Callable[..., Model]) -> Model:
     path : str or path-like
         The file.
     make : callable
-        Makes the model of its graph and what else is saved: `SparseModel`.
+        Makes the model of its graph, ``head`` and ``feature_names``.
 
     Returns
     -------
-    model : what `make` gives
+    model : object
+        The result of `make`.
 
     Raises
     ------
@@ -62,8 +64,8 @@ def read_model(path: Any, make: Callable[..., Model]) -> Model:
     """
     with open(path, "rb", opener=_open_unblocked) as file:
         try:
-            graph, arguments = _read(file)
-            return make(graph, **arguments)
+            graph, head, names = _read(file)
+            return make(graph, head=head, feature_names=names)
         except (ValueError, OverflowError) as error:
             name = os.fsdecode(path)
             raise ModelFormatError(f"{name!r} is no usable model: {error}") from error
@@ -74,7 +76,7 @@ def _open_unblocked(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _read(file: BinaryIO) -> tuple[Graph, dict[str, Any]]:
+def _read(file: BinaryIO) -> tuple[Graph, Head, list[str] | None]:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("It is not a regular file.")
@@ -155,7 +157,9 @@ def _start(header: str) -> bytes:
     return len(header).to_bytes(8, "little") + header.encode("ascii")
 
 
-def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
+def write_model(
+    path: Any, graph: Graph, head: Head, feature_names: Iterable[str] | None
+) -> None:
     """Write a model file: all of it, or nothing.
 
     Parameters
@@ -163,9 +167,11 @@ def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
     path : str, bytes or path-like
         The file. What it holds already stays until the new one is complete.
     graph : Graph
-        What the model computes.
-    arguments : dict
-        What `SparseModel` takes beside it.
+        The operations of the model.
+    head : Head
+        The meaning of its outputs.
+    feature_names : iterable of str or None
+        The names of the columns of X.
 
     Raises
     ------
@@ -174,7 +180,7 @@ def write_model(path: Any, graph: Graph, arguments: dict[str, Any]) -> None:
     OSError
         It cannot be written, or is no ordinary file; what was there is as it was.
     """
-    description, layout, arrays = describe(graph, arguments)
+    description, layout, arrays = describe(graph, head, feature_names)
     blank = _start(_header(dump(description), layout))
     digest = hashlib.sha256(blank)
     for name in layout:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sklearn_sparse_nn.runtime.graph import ACTIVATIONS, MAX_WIDTH
+from sklearn_sparse_nn.runtime.head import OUTPUTS
 
 __all__ = ["CODES", "FORMAT", "TYPES", "Layout", "array_bytes", "dump", "parse"]
 
@@ -243,7 +244,7 @@ _check_schema = _record(
         "format": _one_of(FORMAT),
         "needs": _one_of(NEEDS),
         "ops": _list(_op, 1, MAX_OPS),
-        "output": _one_of("identity", "softmax", "sigmoid"),
+        "output": _one_of(*OUTPUTS),
         "stage": _record(
             {
                 "columns": _maybe(_width),
