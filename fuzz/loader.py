@@ -103,7 +103,7 @@ def change_value(rng: random.Random, description: dict, arrays: list) -> None:
         place[key] = not place[key]
     elif action < 0.7 and key == "name" and "params" in place:
         place[key] = rng.choice(list(schema.ACTIVATIONS))
-        place["params"] = [1.0] * schema.ACTIVATIONS[place[key]]
+        place["params"] = [1.0 for _ in schema.ACTIVATIONS[place[key]].parameters]
     else:
         place[key] = rng.choice(VALUES)
 

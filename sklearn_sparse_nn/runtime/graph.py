@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from scipy import sparse
 
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
+
 __all__ = [
-    "ACTIVATIONS",
     "Activation",
     "Add",
     "Affine",
@@ -32,22 +33,6 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 #: A sparse weight, or sparse rows.
 Csr: TypeAlias = sparse.csr_array
 
-#: Number of parameters of every activation.
-ACTIVATIONS: dict[str, int] = {
-    "identity": 0,
-    "relu": 0,
-    "leaky_relu": 1,  # slope below zero
-    "hardtanh": 2,  # lowest, highest
-    "elu": 1,  # alpha
-    "selu": 0,
-    "gelu": 0,
-    "gelu_tanh": 0,
-    "silu": 0,
-    "mish": 0,
-    "tanh": 0,
-    "sigmoid": 0,
-    "softplus": 2,  # beta, threshold
-}
 MAX_WIDTH = 2**24
 _PIECE = 2**20
 
@@ -59,10 +44,9 @@ class Activation:
     Parameters
     ----------
     name : str
-        A key of `ACTIVATIONS`; the formulas are torch's.
+        A key of `activations.ACTIVATIONS`; the formulas are torch's.
     params : tuple of float, default=()
-        As many as `ACTIVATIONS` says: ``(negative_slope,)``, ``(min, max)``,
-        ``(alpha,)``, ``(beta, threshold)``.
+        The values of the parameters that `ACTIVATIONS` names, in that order.
 
     Examples
     --------
@@ -78,9 +62,10 @@ class Activation:
             raise ValueError(
                 f"Unknown activation {self.name!r}; known: {', '.join(ACTIVATIONS)}."
             )
-        if len(self.params) != ACTIVATIONS[self.name]:
+        n_params = len(ACTIVATIONS[self.name].parameters)
+        if len(self.params) != n_params:
             raise ValueError(
-                f"Activation {self.name!r} has {ACTIVATIONS[self.name]} parameters; "
+                f"Activation {self.name!r} has {n_params} parameters; "
                 f"got {len(self.params)}."
             )
         limit = float(np.finfo(np.float32).max)

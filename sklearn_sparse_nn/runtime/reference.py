@@ -1,11 +1,11 @@
 """The reference: the same net in scipy and numpy, and what runs without numba."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy import special
 
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.graph import (
     Activation,
     Add,
@@ -21,31 +21,6 @@ from sklearn_sparse_nn.runtime.graph import (
 )
 
 __all__ = ["activate", "apply", "evaluate"]
-
-_SELU_ALPHA = 1.6732632423543772  # Klambauer et al. 2017, equation 14
-_SELU_SCALE = 1.0507009873554805
-
-_FORMULAS: dict[str, Callable[..., Any]] = {
-    "identity": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "leaky_relu": lambda x, slope: np.where(x > 0, x, x * slope),
-    "hardtanh": lambda x, low, high: np.clip(x, low, high),
-    "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
-    "selu": lambda x: (
-        _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0)))
-    ),
-    "gelu": lambda x: x * special.ndtr(x),
-    "gelu_tanh": lambda x: (
-        x * special.expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
-    ),
-    "silu": lambda x: x * special.expit(x),
-    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
-    "tanh": np.tanh,
-    "sigmoid": special.expit,
-    "softplus": lambda x, beta, threshold: np.where(
-        x * beta > threshold, x, np.logaddexp(0, x * beta) / beta
-    ),
-}
 
 
 def activate(values: Any, activation: Activation) -> Any:
@@ -69,7 +44,7 @@ def activate(values: Any, activation: Activation) -> Any:
     """
     params = [values.dtype.type(p) for p in activation.params]
     with np.errstate(over="ignore", under="ignore"):
-        result = _FORMULAS[activation.name](values, *params)
+        result = ACTIVATIONS[activation.name].formula(values, *params)
     return np.asarray(result, dtype=values.dtype)
 
 

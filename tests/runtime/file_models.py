@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.graph import (
-    ACTIVATIONS,
     Activation,
     Add,
     Affine,
@@ -121,7 +121,7 @@ _FLOATS = st.floats(-100, 100, width=32)
 def activations(draw):
     name = draw(st.sampled_from(sorted(ACTIVATIONS)))
     params = st.floats(0.125, 4, width=32)
-    return Activation(name, tuple(draw(params) for _ in range(ACTIVATIONS[name])))
+    return Activation(name, tuple(draw(params) for _ in ACTIVATIONS[name].parameters))
 
 
 @st.composite

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime import reference
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.engine import KernelEngine
 from sklearn_sparse_nn.runtime.graph import (
-    ACTIVATIONS,
     Activation,
     Add,
     Affine,
@@ -82,7 +82,9 @@ def wide_weight(rng, n_out, n_in, per_row):
 
 def make_activation(pick, rng, name=None):
     name = name or one_of(pick, list(ACTIVATIONS))
-    params = rng.choice([0.125, 0.5, 1.0, 1.75, 3.0], size=ACTIVATIONS[name])
+    params = rng.choice(
+        [0.125, 0.5, 1.0, 1.75, 3.0], size=len(ACTIVATIONS[name].parameters)
+    )
     if name == "leaky_relu" and pick(0, 3) == 0:
         params = [-0.5]
     if name == "hardtanh":

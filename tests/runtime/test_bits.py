@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.graph import (
-    ACTIVATIONS,
     Activation,
     Concat,
     Graph,

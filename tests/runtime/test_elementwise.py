@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sklearn_sparse_nn.runtime import reference
-from sklearn_sparse_nn.runtime.graph import ACTIVATIONS, Activation
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS, CODES
+from sklearn_sparse_nn.runtime.graph import Activation
 from sklearn_sparse_nn.runtime.kernels import elementwise
 from tests.runtime.graphs import kernels_only
 
@@ -58,7 +59,7 @@ X = numbers()
 def activated(name, params, x):
     values = np.array(x, dtype=np.float32)
     p0, p1 = (np.float32(p) for p in [*params, 0, 0][:2])
-    elementwise.activate(elementwise.CODES[name], p0, p1, values)
+    elementwise.activate(CODES[name], p0, p1, values)
     return values
 
 

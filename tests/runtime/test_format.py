@@ -12,9 +12,9 @@ from safetensors import safe_open
 
 from sklearn_sparse_nn.exceptions import ModelFormatError
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.file import format, schema
 from sklearn_sparse_nn.runtime.graph import (
-    ACTIVATIONS,
     MAX_WIDTH,
 )
 from tests.runtime.file_models import (

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import sparse, special
 
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.graph import (
-    ACTIVATIONS,
     Activation,
     Graph,
     InputStage,

@@ -6,6 +6,7 @@ tensors or numbers. A TypeError says that something about the call is not known.
 
 import operator
 from collections.abc import Callable
+from inspect import Parameter, Signature
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn_sparse_nn.export.reading import shapes
 from sklearn_sparse_nn.export.reading.constants import array, vector
 from sklearn_sparse_nn.export.reading.shapes import refuse_flat
 from sklearn_sparse_nn.export.steps import Step
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.graph import Activation
 
 __all__ = [
@@ -191,6 +193,22 @@ def _activate(x: Any, name: str, *params: float) -> Step:
     return Step("activation", [x], x.width, activation=activation, flat=x.flat)
 
 
+def _activation(name: str) -> Callable[..., Step]:
+    """Build torch's function of an activation, with torch's names and defaults."""
+    places = [Parameter("x", Parameter.POSITIONAL_OR_KEYWORD)] + [
+        Parameter(key, Parameter.POSITIONAL_OR_KEYWORD, default=value)
+        for key, value in ACTIVATIONS[name].parameters.items()
+    ]
+    signature = Signature(places)
+
+    def function(*args: Any, **kwargs: Any) -> Step:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        return _activate(call.arguments.pop("x"), name, *call.arguments.values())
+
+    return function
+
+
 def _gelu(x: Any, approximate: str = "none") -> Step:
     return _activate(x, {"none": "gelu", "tanh": "gelu_tanh"}[approximate])
 
@@ -234,24 +252,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
     "softmax": _softmax(False),
     "log_softmax": _softmax(True),
-    "relu": lambda x: _activate(x, "relu"),
     "relu6": lambda x: _activate(x, "hardtanh", 0, 6),
-    "hardtanh": lambda x, min_val=-1.0, max_val=1.0: _activate(
-        x, "hardtanh", min_val, max_val
-    ),
-    "leaky_relu": lambda x, negative_slope=0.01: _activate(
-        x, "leaky_relu", negative_slope
-    ),
-    "elu": lambda x, alpha=1.0: _activate(x, "elu", alpha),
-    "selu": lambda x: _activate(x, "selu"),
     "gelu": _gelu,
-    "silu": lambda x: _activate(x, "silu"),
-    "mish": lambda x: _activate(x, "mish"),
-    "tanh": lambda x: _activate(x, "tanh"),
-    "sigmoid": lambda x: _activate(x, "sigmoid"),
-    "softplus": lambda x, beta=1, threshold=20: _activate(
-        x, "softplus", beta, threshold
-    ),
+    **{name: _activation(name) for name, known in ACTIVATIONS.items() if known.module},
     "clamp": clamp,
     "clip": clamp,
     "dropout": dropout,

@@ -11,6 +11,7 @@ from sklearn_sparse_nn.export.reading.constants import vector
 from sklearn_sparse_nn.export.reading.shapes import refuse_flat
 from sklearn_sparse_nn.export.steps import Step
 from sklearn_sparse_nn.nets.modules import SeededDropout, Standardize
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 
 __all__ = ["MODULES", "listed", "width_of"]
 
@@ -43,7 +44,7 @@ def _same(m: nn.Module, x: Step) -> Step:
     return x
 
 
-def _activation(
+def _function(
     name: str, *attributes: str, **fixed: Any
 ) -> Callable[[nn.Module, Step], Step]:
     """Apply a function with parameters that are attributes of the module."""
@@ -64,21 +65,16 @@ MODULES: dict[type[nn.Module], Callable[[Any, Step], Step]] = {
     nn.Dropout: _same,
     SeededDropout: _same,
     nn.Identity: _same,
-    nn.Flatten: _activation("flatten", "start_dim", "end_dim"),
-    nn.ReLU: _activation("relu"),
-    nn.ReLU6: _activation("relu6"),
-    nn.Hardtanh: _activation("hardtanh", "min_val", "max_val"),
-    nn.LeakyReLU: _activation("leaky_relu", "negative_slope"),
-    nn.ELU: _activation("elu", "alpha"),
-    nn.SELU: _activation("selu"),
-    nn.GELU: _activation("gelu", "approximate"),
-    nn.SiLU: _activation("silu"),
-    nn.Mish: _activation("mish"),
-    nn.Tanh: _activation("tanh"),
-    nn.Sigmoid: _activation("sigmoid"),
-    nn.Softplus: _activation("softplus", "beta", "threshold"),
-    nn.Softmax: _activation("softmax", "dim"),
-    nn.LogSoftmax: _activation("log_softmax", "dim"),
+    nn.Flatten: _function("flatten", "start_dim", "end_dim"),
+    nn.ReLU6: _function("relu6"),
+    nn.GELU: _function("gelu", "approximate"),
+    **{
+        getattr(nn, known.module): _function(name, *known.parameters)
+        for name, known in ACTIVATIONS.items()
+        if known.module
+    },
+    nn.Softmax: _function("softmax", "dim"),
+    nn.LogSoftmax: _function("log_softmax", "dim"),
 }
 
 

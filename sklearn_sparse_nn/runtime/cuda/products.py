@@ -45,20 +45,12 @@ BLOCKS = (16, 32, 64)
 _MOST_DENSITY = 0.5  # CSR and blocks above it cannot win: they were never close
 _FLAGS = threading.RLock()  # torch's switches belong to the whole process
 
-_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+#: The activations that `torch.nn.functional` has not under their own names, or for
+#: which it refuses parameters that the other backends take.
+_OWN_NAMES: dict[str, Callable[..., Tensor]] = {
     "identity": lambda x: x,
-    "relu": torch.relu,
-    "leaky_relu": functional.leaky_relu,
     "hardtanh": torch.clamp,
-    "elu": functional.elu,
-    "selu": torch.selu,
-    "gelu": functional.gelu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "silu": functional.silu,
-    "mish": functional.mish,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "softplus": functional.softplus,
 }
 
 
@@ -299,6 +291,7 @@ def op_on(op: Op, device: torch.device) -> Callable[[list[Tensor]], Tensor]:
 
 
 def activation_of(activation: Activation) -> Function:
-    """Give an activation by torch's own formula."""
-    function, params = _ACTIVATIONS[activation.name], activation.params
+    """Return an activation by torch's own formula."""
+    name, params = activation.name, activation.params
+    function = _OWN_NAMES.get(name) or getattr(functional, name)
     return lambda x: function(x, *params)

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sklearn_sparse_nn.runtime.graph import ACTIVATIONS, MAX_WIDTH
+from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
+from sklearn_sparse_nn.runtime.graph import MAX_WIDTH
 from sklearn_sparse_nn.runtime.head import OUTPUTS
 
 __all__ = ["CODES", "FORMAT", "TYPES", "Layout", "array_bytes", "dump", "parse"]

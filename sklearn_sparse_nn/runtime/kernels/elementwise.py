@@ -11,16 +11,11 @@ from llvmlite import ir
 from numba import extending as numba_extending
 from numba import njit, types
 
-from sklearn_sparse_nn.runtime.graph import ACTIVATIONS
+from sklearn_sparse_nn.runtime.activations import Code
 
-__all__ = ["CODES", "activate", "exp"]
+__all__ = ["activate", "exp"]
 
 intrinsic: Any = numba_extending.intrinsic  # its types do not know the context
-#: What the kernels call an activation.
-CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
-_IDENTITY, _RELU, _LEAKY, _HARDTANH, _ELU = range(5)
-_SELU, _GELU, _GELU_TANH, _SILU, _MISH, _TANH, _SIGMOID, _SOFTPLUS = range(5, 13)
-
 _f = np.float32
 _ONE, _TWO, _HALF, _ZERO = _f(1), _f(2), _f(0.5), _f(0)
 # exp: Cephes expf (Moshier), by Cody and Waite's reduction.
@@ -216,33 +211,33 @@ def _elu(x, alpha):  # type: ignore[no-untyped-def]
 def _activate_more(code, p0, p1, values):  # type: ignore[no-untyped-def]
     """Take those that need an exponential."""
     n = values.shape[0]
-    if code == _GELU:
+    if code == Code.gelu:
         for i in range(n):
             x = values[i]
             values[i] = _HALF * x * _erfc(-x * _SQRT_HALF)
-    elif code == _GELU_TANH:
+    elif code == Code.gelu_tanh:
         for i in range(n):
             x = values[i]
             values[i] = x * _sigmoid(_GELU_SCALE * (x + _GELU_CUBE * x * x * x))
-    elif code == _SILU:
+    elif code == Code.silu:
         for i in range(n):
             values[i] = values[i] * _sigmoid(values[i])
-    elif code == _MISH:
+    elif code == Code.mish:
         for i in range(n):
             values[i] = _mish(values[i])
-    elif code == _TANH:
+    elif code == Code.tanh:
         for i in range(n):
             values[i] = _tanh(values[i])
-    elif code == _SIGMOID:
+    elif code == Code.sigmoid:
         for i in range(n):
             values[i] = _sigmoid(values[i])
-    elif code == _SOFTPLUS:
+    elif code == Code.softplus:
         for i in range(n):
             values[i] = _softplus(values[i], p0, p1)
-    elif code == _ELU:
+    elif code == Code.elu:
         for i in range(n):
             values[i] = _elu(values[i], p0)
-    elif code == _SELU:
+    elif code == Code.selu:
         for i in range(n):
             values[i] = _SELU_SCALE * _elu(values[i], _SELU_ALPHA)
 
@@ -250,18 +245,18 @@ def _activate_more(code, p0, p1, values):  # type: ignore[no-untyped-def]
 @_inline
 def activate(code, p0, p1, values):  # type: ignore[no-untyped-def]
     """Apply an activation in place to a float32 vector."""
-    if code == _IDENTITY:
+    if code == Code.identity:
         return
     n = values.shape[0]
-    if code == _RELU:
+    if code == Code.relu:
         for i in range(n):
             x = values[i]
             values[i] = _ZERO if x < _ZERO else x
-    elif code == _LEAKY:
+    elif code == Code.leaky_relu:
         for i in range(n):
             x = values[i]
             values[i] = x if x > _ZERO else x * p0
-    elif code == _HARDTANH:
+    elif code == Code.hardtanh:
         for i in range(n):
             x = values[i]
             x = p0 if x < p0 else x

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from sklearn_sparse_nn.runtime.activations import Code
 from sklearn_sparse_nn.runtime.kernels.elementwise import activate, exp
 from sklearn_sparse_nn.runtime.kernels.layout import (
     ACT,
@@ -250,7 +251,8 @@ def operate(op, n, lanes, floats, table, columns, scratch, spare):  # type: igno
     start = op[OUT] * lanes
     end = start + op[N_OUT] * lanes
     # Products of a tile are clipped at zero where they are stored.
-    if op[KIND] != LINEAR or lanes == 1 or op[ACT] > 1:
+    done = op[ACT] == Code.identity or op[ACT] == Code.relu
+    if op[KIND] != LINEAR or lanes == 1 or not done:
         p0, p1 = floats[op[PARAMS]], floats[op[PARAMS] + 1]
         activate(op[ACT], p0, p1, scratch[start:end])
     if op[LAST]:

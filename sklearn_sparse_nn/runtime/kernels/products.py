@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from sklearn_sparse_nn.runtime.activations import Code
 from sklearn_sparse_nn.runtime.kernels.elementwise import activate
 from sklearn_sparse_nn.runtime.kernels.layout import (
     ACT,
@@ -90,7 +91,7 @@ def _linear_slices(op, lanes, floats, table, columns, scratch, spare):  # type: 
     weights = floats.ctypes.data + op[SLICE_WEIGHTS] * 4
     ids = columns.ctypes.data + op[SLICE_COLUMNS] * 2
     order = table.ctypes.data + op[ORDER_AT] * 4
-    flags = np.int64(RELU if op[ACT] == 1 else 0)
+    flags = np.int64(RELU if op[ACT] == Code.relu else 0)
     for s in range(op[N_SLICES]):
         n = np.int64(table[op[SLICES_AT] + s])
         b, places = np.uintp(bias + s * LANES * 4), np.uintp(order + s * LANES * 4)
@@ -134,8 +135,8 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
     start = op[OUT] * lanes
     size = op[N_OUT] * lanes
     scratch[start : start + size] = spare[:size]
-    if lanes > 1 and op[ACT] == 1:  # where others clip as they store
-        activate(1, _ZERO, _ZERO, scratch[start : start + size])
+    if lanes > 1 and op[ACT] == Code.relu:  # where others clip as they store
+        activate(op[ACT], _ZERO, _ZERO, scratch[start : start + size])
 
 
 @_once

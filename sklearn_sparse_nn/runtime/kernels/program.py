@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_sparse_nn.runtime.activations import CODES
 from sklearn_sparse_nn.runtime.graph import (
-    ACTIVATIONS,
     Add,
     Affine,
     Concat,
@@ -213,7 +213,7 @@ class _Writer:
         line[at.OUT], line[at.N_OUT] = self.places[i + 1], self.graph.widths[i + 1]
         params: Sequence[float] = (0.0, 0.0)
         if not isinstance(op, (Concat, Softmax)):
-            line[at.ACT] = list(ACTIVATIONS).index(op.activation.name)
+            line[at.ACT] = CODES[op.activation.name]
             params = [*op.activation.params, 0.0, 0.0][:2]
         eps = op.eps if isinstance(op, LayerNorm) else 0.0
         line[at.PARAMS] = self.floats.add([*params, eps])
