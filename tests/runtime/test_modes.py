@@ -159,7 +159,7 @@ def test_the_compiled_kernels_are_kept_found_again_and_made_anew_if_damaged(tmp_
 
 @kernels_only
 def test_an_edit_of_any_source_of_the_runtime_is_another_cache_key(tmp_path):
-    from sklearn_sparse_nn.runtime.kernels.predict import sources_digest
+    from sklearn_sparse_nn.runtime.kernels.compiling import sources_digest
 
     folder = tmp_path / "runtime"
     home = Path(sklearn_sparse_nn.__file__).parent / "runtime"

@@ -9,14 +9,13 @@ and output; it points into `floats` (vectors and weights), `table` (which produc
 where) and `columns`. `plan` and `packing` write them, from a checked graph.
 """
 
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit, types
 
 from sklearn_sparse_nn.runtime.activations import Code
+from sklearn_sparse_nn.runtime.kernels.compiling import compiled
 from sklearn_sparse_nn.runtime.kernels.elementwise import activate, exp
 from sklearn_sparse_nn.runtime.kernels.layout import (
     ACT,
@@ -54,12 +53,10 @@ __all__ = [
     "FLOATS_1D",
     "ROWS_OF_OUT",
     "ROWS_OF_X",
-    "compiled",
     "load",
     "operate",
     "run",
     "softmax",
-    "sources_digest",
     "store",
     "tile_lanes",
 ]
@@ -350,50 +347,7 @@ _signature = types.boolean(
 )
 
 
-def sources_digest(folder: Path = Path(__file__).parents[1]) -> int:
-    """Compute a number from every source file of the runtime.
-
-    numba keeps compiled code until the file of the outermost function changes, and
-    does not look at the files of the functions that it calls.
-
-    Parameters
-    ----------
-    folder : Path
-        The runtime's folder.
-
-    Returns
-    -------
-    digest : int
-        Below 2**56; of no sources where the package lies in an archive.
-    """
-    digest = sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        digest.update(path.read_bytes())
-    return int.from_bytes(digest.digest()[:7], "big")
-
-
-def compiled(make: Any, signature: Any) -> Any:
-    """Compile once, and keep the code on disk where a folder can be written.
-
-    Parameters
-    ----------
-    make : callable
-        Takes a number that stands for the sources, and gives a function that closes
-        over it: a closure's variables are part of the cache's key.
-    signature : numba signature
-        The only one.
-    """
-    compiler: Any = njit
-    options = {"nogil": True, "error_model": "numpy"}
-    function = make(sources_digest())
-    try:
-        return compiler([signature], cache=True, **options)(function)
-    except Exception:  # no folder for the cache, or what is in it is damaged
-        return compiler([signature], **options)(function)
-
-
-def _make_run(digest: int) -> Any:
+def _make_run(digest: int) -> Callable[..., bool]:
     def run(  # type: ignore[no-untyped-def]
         X, out, program, floats, table, columns, scratch, first, last, proba, staged
     ):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 
+from sklearn_sparse_nn.runtime.kernels.compiling import compiled
 from sklearn_sparse_nn.runtime.kernels.layout import (
     BEFORE,
     N_OUT,
@@ -24,7 +25,6 @@ from sklearn_sparse_nn.runtime.kernels.predict import (
     FLOATS_1D,
     ROWS_OF_OUT,
     ROWS_OF_X,
-    compiled,
     load,
     operate,
     run,
