@@ -111,8 +111,8 @@ _PARAMETERS = """\
     hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
         Neurons of every hidden layer; ``()`` for a linear model.
     activation : str, default="relu"
-        ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"`` or ``"tanh"``,
-        after every hidden layer.
+        ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"`` or
+        ``"softsign"``, after every hidden layer.
     dropout : float in [0, 1), default=0.0
         Probability that a hidden activation is zeroed in training.
     norm : {"batch", "layer"} or None, default=None

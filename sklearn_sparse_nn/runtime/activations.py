@@ -86,6 +86,7 @@ ACTIVATIONS: dict[str, Definition] = {
         "Softplus",
         {"beta": 1.0, "threshold": 20.0},
     ),
+    "softsign": Definition(lambda x: x / (1 + abs(x)), "Softsign"),
 }
 
 #: The number of every activation in a program of the kernels.

@@ -166,7 +166,9 @@ def test_other_optimizers(classes, optimizer):
     assert np.isfinite(net.predict_proba(X)).all()
 
 
-@pytest.mark.parametrize("activation", ["leaky_relu", "elu", "gelu", "silu", "tanh"])
+@pytest.mark.parametrize(
+    "activation", ["leaky_relu", "elu", "gelu", "silu", "tanh", "softsign"]
+)
 @pytest.mark.parametrize("norm", [None, "batch", "layer"])
 def test_activations_and_norms(classes, activation, norm):
     X, y = classes

@@ -20,6 +20,7 @@ ACTIVATIONS = {
     "silu": (nn.SiLU, 1.1),
     "mish": (nn.Mish, 1.09),
     "tanh": (nn.Tanh, 1.0),
+    "softsign": (nn.Softsign, 1.0),
     "sigmoid": (nn.Sigmoid, 0.25),
     "softplus": (lambda: nn.Softplus(2.0, 15.0), 1.0),
     "hardtanh": (lambda: nn.Hardtanh(-0.5, 1.5), 1.0),

@@ -77,6 +77,7 @@ FORWARDS = {
     "limits": lambda m, X: F.relu6(torch.clamp(F.hardtanh(m.a(X)), -0.5, 0.5)),
     "clamp at 0": lambda m, X: m.a(X).clamp(min=0),
     "leaky": lambda m, X: F.leaky_relu(m.a(X), 0.3),
+    "softsign": lambda m, X: F.softsign(m.a(X)),
     "softmax": lambda m, X: F.log_softmax(F.softmax(m.a(X), dim=1), dim=-1),
     "dropout": lambda m, X: F.dropout(m.a(X), 0.5, m.training),
     "norms": lambda m, X: F.layer_norm(

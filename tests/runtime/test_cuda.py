@@ -92,7 +92,9 @@ def staged(X, stage):
     return np.concatenate(parts).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", ["hardtanh", "softplus", "gelu_tanh", "elu", "mish"])
+@pytest.mark.parametrize(
+    "name", ["hardtanh", "softplus", "gelu_tanh", "elu", "mish", "softsign"]
+)
 def test_activations_bend_where_the_references_do(name):
     params = {"hardtanh": (1.0, -1.0), "softplus": (2.0, 3.0), "elu": (0.5,)}
     activation = Activation(name, params.get(name, ()))

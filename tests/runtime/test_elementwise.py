@@ -34,6 +34,7 @@ ULPS = {
     "softplus": 5,
     "gelu": 4,
     "gelu_tanh": 4,
+    "softsign": 1.5,
 }
 PARAMS = {
     "leaky_relu": [(0.125,), (-2.0,), (0.0,)],
@@ -117,6 +118,10 @@ def test_nan_stays_nan(name, params):
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_ends_are_those_of_float64(name, params):
     """At minus infinity some are 0 times it, so NaN, as in torch."""
+    if name == "softsign":  # infinity divided by itself
+        assert np.isnan(activated(name, params, [np.inf, -np.inf])).all()
+        assert activated(name, params, [MOST, -MOST]).tolist() == [1, -1]
+        return
     up = activated(name, params, [np.inf])[0]
     wide = reference.activate(np.array([1e30]), Activation(name, params))[0]
     assert up == (wide if wide < 1e20 else np.inf)
@@ -140,7 +145,9 @@ def test_a_number_gets_the_same_bits_wherever_it_stands(name, params):
     assert (activated(name, params, x[order]).view(np.int32) == alone[order]).all()
 
 
-@pytest.mark.parametrize("name", ["tanh", "identity", "relu", "hardtanh", "mish"])
+@pytest.mark.parametrize(
+    "name", ["tanh", "identity", "relu", "hardtanh", "mish", "softsign"]
+)
 def test_zero_stays_zero(name):
     params = (-1, 1) if name == "hardtanh" else ()
     assert not activated(name, params, [0.0, -0.0]).any()
@@ -155,6 +162,7 @@ def test_softplus_is_the_identity_past_its_threshold():
 
 def test_values_stay_in_their_range():
     assert (abs(activated("tanh", (), X)) <= 1).all()
+    assert (abs(activated("softsign", (), X)) <= 1).all()
     sigmoid = activated("sigmoid", (), X)
     assert ((sigmoid >= 0) & (sigmoid <= 1)).all()
     assert (activated("softplus", (1.0, 20.0), X) >= 0).all()
@@ -165,7 +173,12 @@ def test_values_stay_in_their_range():
 
 def test_sigmoid_tanh_and_elu_rise():
     x = np.sort(X)
-    for name, params, slack in (("sigmoid", (), 4), ("tanh", (), 4), ("elu", (1,), 8)):
+    for name, params, slack in (
+        ("sigmoid", (), 4),
+        ("tanh", (), 4),
+        ("softsign", (), 3),
+        ("elu", (1,), 8),
+    ):
         y = activated(name, params, x).astype(np.float64)
         fall = np.maximum.accumulate(y) - y
         assert (fall <= slack * ulp(y) + NOTHING).all()

@@ -261,5 +261,8 @@ def activate(code, p0, p1, values):  # type: ignore[no-untyped-def]
             x = values[i]
             x = p0 if x < p0 else x
             values[i] = p1 if x > p1 else x
+    elif code == Code.softsign:
+        for i in range(n):
+            values[i] = values[i] / (_ONE + abs(values[i]))
     else:
         _activate_more(code, p0, p1, values)
