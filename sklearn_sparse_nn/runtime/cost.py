@@ -1,4 +1,4 @@
-"""What a sparse model costs: counted, not measured."""
+"""The cost of a sparse model: counted, not measured."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ __all__ = ["Cost", "LayerCost", "cost_of"]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one linear layer costs.
+    """The cost of one linear layer.
 
     Attributes
     ----------
     name : str
-        Its path in the net.
+        The path of the layer in the net.
     shape : (int, int)
-        Outputs and inputs.
+        The numbers of outputs and inputs.
     nonzeros : int
-        Weights that are left; biases are not counted.
+        The number of weights that are left; biases are not counted.
     sparsity : float
-        Share of the weights of this shape that are zero; 0.0 of an empty shape.
+        The share of the weights of this shape that are zero; 0.0 for an empty shape.
     flops : int
-        For one row: a multiplication and an addition for every non-zero.
+        The operations for one row: a multiplication and an addition per non-zero.
     bytes : int
-        In a file: values, columns, row starts and biases.
+        The bytes in a file: values, columns, row starts and biases.
     """
 
     name: str
@@ -39,22 +39,22 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """The cost of a model.
 
     Attributes
     ----------
     nonzeros : int
-        Weights of all linear layers.
+        The number of weights of all linear layers.
     flops : int
-        For one row, of the linear layers: two for every non-zero. Biases, activations
-        and norms are left out, as they are where pruning counts FLOPs.
+        The operations of the linear layers for one row: two per non-zero. Biases,
+        activations and norms are left out, as they are where pruning counts FLOPs.
     bytes : int
-        All arrays of the model as they are saved; the file has a header besides.
+        The bytes of all arrays as they are saved; the file has a header besides.
     peak_activation_bytes : int
-        For one row: the most that values take which are still needed, in float32, the
-        net's input among them.
+        The largest number of bytes, for one row, of the values that are still needed,
+        in float32; the net's input is one of them.
     layers : tuple of LayerCost
-        Every linear layer, in order.
+        The costs of the linear layers, in order.
 
     Examples
     --------
@@ -75,12 +75,12 @@ class Cost:
 
 
 def cost_of(graph: Graph) -> Cost:
-    """Count what a graph costs.
+    """Count the cost of a graph.
 
     Parameters
     ----------
     graph : Graph
-        The net.
+        The operations of the net.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def cost_of(graph: Graph) -> Cost:
 
 
 def _peak_width(graph: Graph) -> int:
-    """Give the most columns that values take together while one is computed."""
+    """Return the largest number of columns that are needed at one time."""
     last, alive = graph.last_uses(), graph.widths[0]
     peak = alive
     for i, op in enumerate(graph.ops):

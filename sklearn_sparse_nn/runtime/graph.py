@@ -1,13 +1,15 @@
-"""What a sparse model computes: a short list of operations on rows of numbers.
+"""The graph of a sparse model: a short list of operations on rows of numbers.
 
-Value 0 is the input after its stage; operation i makes value i + 1. The last value is
-the output. Everything is checked when it is made, so that no kernel sees a wrong index.
+Value 0 is the input after its stage; operation i computes value i + 1. The last value
+is the output. Everything is checked on construction, so that no kernel gets a wrong
+index.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
@@ -30,6 +32,12 @@ __all__ = [
 ]
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+#: Floats of any precision, which a graph keeps as float32.
+Vector: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
+#: Numbers of an input stage.
+Doubles: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+#: Columns, and the starts of rows.
+Ints: TypeAlias = np.ndarray[Any, np.dtype[np.integer[Any]]]
 #: A sparse weight, or sparse rows.
 Csr: TypeAlias = sparse.csr_array
 
@@ -77,24 +85,26 @@ class Activation:
         object.__setattr__(self, "params", tuple(float(p) for p in self.params))
 
 
-def check_csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
-    """Refuse anything but canonical CSR with finite float32 values.
+def check_csr(
+    data: Floats, indices: Ints, indptr: Ints, shape: tuple[int, int]
+) -> None:
+    """Check that a weight is canonical CSR with finite float32 values.
 
     Parameters
     ----------
     data : ndarray of shape (nnz,), float32
-        Values.
+        The values.
     indices : ndarray of shape (nnz,), integers
-        Columns, ascending within a row, none twice.
+        The columns, ascending within a row, none twice.
     indptr : ndarray of shape (n_rows + 1,), integers
-        Where rows begin.
+        The starts of the rows.
     shape : (int, int)
-        Rows and columns.
+        The numbers of rows and columns.
 
     Raises
     ------
     ValueError
-        The first rule that is broken.
+        A rule is broken; the message names the first one.
     """
     n_rows, n_columns = shape
     if not (0 < n_rows <= MAX_WIDTH and 0 <= n_columns <= MAX_WIDTH):
@@ -123,8 +133,8 @@ def check_csr(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> N
             raise ValueError("A weight has a value that is NaN or infinite.")
 
 
-def _own(values: Any, dtype: Any) -> Any:
-    """Give a read-only array that nobody else can write to."""
+def _own(values: npt.ArrayLike, dtype: npt.DTypeLike) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return a read-only array that no one else can write to."""
     owner = getattr(values, "base", None)
     owner = values if owner is None else owner
     if (
@@ -134,15 +144,15 @@ def _own(values: Any, dtype: Any) -> Any:
         and values.flags.c_contiguous
         and values.dtype == dtype
     ):
-        return values  # as a file's reader gives it: a model is not in memory twice
+        return values  # from a file's reader: a model is not in memory twice
     with np.errstate(over="ignore"):  # infinity is refused later
         array = np.array(values, dtype=dtype, order="C")
     array.setflags(write=False)
     return array
 
 
-def _vector(values: Any, n: int, what: str) -> Floats:
-    """Give an own, read-only float32 vector of a known length, all finite."""
+def _vector(values: npt.ArrayLike, n: int, what: str) -> Floats:
+    """Return a read-only float32 vector of a known length, all finite."""
     vector: Floats = _own(values, np.float32)
     if vector.shape != (n,):
         raise ValueError(f"{what} must have shape ({n},); got {vector.shape}.")
@@ -167,32 +177,32 @@ class Sealed:
 
 @dataclass(frozen=True, eq=False)
 class InputStage(Sealed):
-    """What happens to the rows of X before the first operation.
+    """The stage before the first operation: NaN are filled, and columns scaled.
 
-    In this order: NaN are filled, ``shift`` is subtracted, the result is divided by
+    First NaN are filled, then ``shift`` is subtracted, then the result is divided by
     ``scale``.
 
     Parameters
     ----------
     n_features : int
-        Columns of X.
+        The number of columns of X.
     columns : array of int of shape (n_kept,) or None, default=None
-        Columns that the net uses, ascending; None for all. The arrays below belong to
-        these.
+        The columns that the net uses, ascending; None for all. The arrays below have
+        one number for each of them.
     fill : array of shape (n_kept,) or None, default=None
-        What stands in for NaN; None refuses NaN. float64.
+        The numbers that replace NaN, float64; with None, NaN are refused.
     shift, scale : array of shape (n_kept,) or None, default=None
-        Both or neither. float64.
+        The shift and the scale, float64; both or neither are there.
     wide : bool, default=False
         Whether rows of float64 are filled, shifted and scaled in float64, and rounded
         to float32 after that; otherwise they are rounded first.
     """
 
     n_features: int
-    columns: Any = None
-    fill: Any = None
-    shift: Any = None
-    scale: Any = None
+    columns: Ints | None = None
+    fill: Doubles | None = None
+    shift: Doubles | None = None
+    scale: Doubles | None = None
     wide: bool = False
 
     def __post_init__(self) -> None:
@@ -228,7 +238,7 @@ class InputStage(Sealed):
 
     @property
     def width(self) -> int:
-        """Columns that the net uses."""
+        """The number of columns that the net uses."""
         return self.n_features if self.columns is None else len(self.columns)
 
 
@@ -239,21 +249,21 @@ class Linear(Sealed):
     Parameters
     ----------
     input : int
-        The value it reads.
+        The number of the value that it reads.
     weight : csr_array of shape (n_out, n_in), float32
-        Canonical; a copy is kept.
+        The weight in canonical CSR; a copy is kept.
     bias : array of shape (n_out,)
-        float32.
+        The bias, float32.
     activation : Activation, default=identity
-        Of every output.
+        The activation of the outputs.
     name : str, default=""
-        The layer's path in the net.
+        The path of the layer in the net.
     """
 
     kind: ClassVar[str] = "linear"
     input: int
-    weight: Any
-    bias: Any
+    weight: Csr
+    bias: Vector
     activation: Activation = Activation()
     name: str = ""
 
@@ -271,22 +281,22 @@ class Linear(Sealed):
 
 @dataclass(frozen=True, eq=False)
 class Affine(Sealed):
-    """``activation(x * scale + shift)``, every column by itself.
+    """``activation(x * scale + shift)``, for every column alone.
 
     Parameters
     ----------
     input : int
-        The value it reads.
+        The number of the value that it reads.
     scale, shift : array of shape (n,)
-        float32.
+        The factors and the summands, float32.
     activation : Activation, default=identity
-        Of every output.
+        The activation of the outputs.
     """
 
     kind: ClassVar[str] = "affine"
     input: int
-    scale: Any
-    shift: Any
+    scale: Vector
+    shift: Vector
     activation: Activation = Activation()
 
     def __post_init__(self) -> None:
@@ -302,19 +312,19 @@ class LayerNorm(Sealed):
     Parameters
     ----------
     input : int
-        The value it reads.
+        The number of the value that it reads.
     weight, bias : array of shape (n,)
-        float32.
+        The factors and the summands after normalisation, float32.
     eps : float, default=1e-5
-        Added to the variance; at least 0.
+        The number that is added to the variance; at least 0.
     activation : Activation, default=identity
-        Of every output.
+        The activation of the outputs.
     """
 
     kind: ClassVar[str] = "layer_norm"
     input: int
-    weight: Any
-    bias: Any
+    weight: Vector
+    bias: Vector
     eps: float = 1e-5
     activation: Activation = Activation()
 
@@ -333,9 +343,9 @@ class Add:
     Parameters
     ----------
     inputs : (int, int)
-        The values it reads; they may be one and the same.
+        The numbers of the values that it reads; both may be the same.
     activation : Activation, default=identity
-        Of every output.
+        The activation of the outputs.
     """
 
     kind: ClassVar[str] = "add"
@@ -350,7 +360,7 @@ class Concat:
     Parameters
     ----------
     inputs : tuple of int
-        The values it reads, one or more.
+        The numbers of the values that it reads, one or more.
     """
 
     kind: ClassVar[str] = "concat"
@@ -364,7 +374,7 @@ class Softmax:
     Parameters
     ----------
     input : int
-        The value it reads.
+        The number of the value that it reads.
     log : bool, default=False
         Whether to take the logarithm.
     """
@@ -379,25 +389,25 @@ Kind: TypeAlias = Literal["linear", "affine", "layer_norm", "add", "concat", "so
 
 
 def inputs_of(op: Op) -> tuple[int, ...]:
-    """Give the values that an operation reads."""
+    """Return the numbers of the values that an operation reads."""
     return op.inputs if isinstance(op, (Add, Concat)) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A whole net.
+    """The operations of a whole net.
 
     Parameters
     ----------
     stage : InputStage
-        What makes value 0 from the rows of X.
+        The stage that computes value 0 from the rows of X.
     ops : tuple of operations
-        One or more; each reads values that exist already.
+        The operations, one or more; each reads values that exist already.
 
     Attributes
     ----------
     widths : tuple of int
-        Columns of every value, the input's first.
+        The number of columns of every value, the input's first.
 
     Examples
     --------
@@ -427,7 +437,7 @@ class Graph:
 
     @property
     def n_outputs(self) -> int:
-        """Columns of the output."""
+        """The number of columns of the output."""
         return self.widths[-1]
 
     @property
@@ -436,12 +446,13 @@ class Graph:
         return tuple(op for op in self.ops if isinstance(op, Linear))
 
     def last_uses(self) -> list[int]:
-        """Give, for every value, the operation that reads it last.
+        """Find the operation that reads a value last, for every value.
 
         Returns
         -------
         last : list of int
-            The number of operations for the output; -1 where nothing reads it.
+            The number of the operation. It is the count of all operations for the
+            output, and -1 for a value that no operation reads.
         """
         last = [-1] * len(self.widths)
         for i, op in enumerate(self.ops):
@@ -452,7 +463,7 @@ class Graph:
 
 
 def _width_after(i: int, op: Op, widths: list[int]) -> int:
-    """Give the width of what an operation makes, if its inputs fit."""
+    """Return the width of an operation's result, if its inputs fit."""
     if isinstance(op, Linear):
         n_out, n_in = op.weight.shape
         needed = n_in

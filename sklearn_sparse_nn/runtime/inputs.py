@@ -1,4 +1,4 @@
-"""What a person may pass as X, and what it becomes: rows of float32."""
+"""The checks of X, and its conversion to rows of float32."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from sklearn_sparse_nn.runtime.graph import Csr, InputStage
+from sklearn_sparse_nn.runtime.graph import Csr, Floats, InputStage
 
 __all__ = [
     "Names",
@@ -20,40 +20,42 @@ __all__ = [
     "refuse_nonfinite",
 ]
 
-#: X as a person passes it: an array, nested lists, a DataFrame or a sparse matrix.
+#: Rows of X from a user: an array, nested lists, a DataFrame or a sparse matrix.
 Table: TypeAlias = npt.ArrayLike | sparse.sparray | sparse.spmatrix
-#: X as it was checked.
-Rows: TypeAlias = np.ndarray[Any, np.dtype[Any]] | Csr
+#: An array of any dtype.
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+#: Checked rows of X.
+Rows: TypeAlias = Array | Csr
 #: The names of columns.
 Names: TypeAlias = np.ndarray[Any, np.dtype[np.object_]]
 
 _CHUNK_BYTES = 4 * 2**20
 
 
-def check_rows(X: Any, n_features: int, names: Any) -> Any:
-    """Give X as a two-dimensional array or CSR array of real numbers.
+def check_rows(X: Table, n_features: int, names: Names | None) -> Rows:
+    """Return X as a two-dimensional array or CSR array of real numbers.
 
     Parameters
     ----------
     X : array-like, sparse matrix or DataFrame of shape (n_rows, n_features)
-        Never changed.
+        The rows; they are never changed.
     n_features : int
-        Columns that the model expects.
+        The number of columns that the model expects.
     names : ndarray of str or None
-        Their names, compared with those of a DataFrame.
+        The names of the columns; those of a DataFrame must be the same.
 
     Returns
     -------
     X : ndarray or csr_array
-        Of any numeric dtype and layout; no copy of what is an array already.
+        The rows, in any numeric dtype and layout. An array is not copied.
 
     Raises
     ------
     ValueError
-        In scikit-learn's words: another number of dimensions or columns, other names,
-        complex numbers, no numbers.
+        X has another number of dimensions or columns, other names, complex numbers, or
+        no numbers. The messages are scikit-learn's.
     TypeError
-        An ``np.matrix``, or objects that are no numbers.
+        X is an ``np.matrix``, or has objects that are no numbers.
     """
     columns = getattr(X, "columns", None)
     if columns is not None and names is not None:
@@ -83,8 +85,8 @@ def check_rows(X: Any, n_features: int, names: Any) -> Any:
     return X
 
 
-def _as_csr(X: Any) -> Any:
-    """Give a sparse matrix as a CSR array, without touching the user's own."""
+def _as_csr(X: Csr) -> Csr:
+    """Return a sparse matrix as a CSR array; the user's own is not changed."""
     if X.ndim != 2:
         raise ValueError(
             f"Expected 2D input, got input with shape {X.shape}.\nReshape your data "
@@ -93,7 +95,7 @@ def _as_csr(X: Any) -> Any:
         )
     if X.format in ("csr", "csc"):
         own = (sparse.csr_array if X.format == "csr" else sparse.csc_array)(X)
-        own.check_format()  # scipy does not look where indices point when it uses them
+        own.check_format()  # scipy uses indices without a check
         return sparse.csr_array(own)
     X = X.tocoo()
     for axis, index in enumerate((X.row, X.col)):
@@ -104,8 +106,8 @@ def _as_csr(X: Any) -> Any:
     return sparse.csr_array(X)
 
 
-def _as_array(X: Any) -> Any:
-    """Give a list, a DataFrame or a kind of ndarray as a plain ndarray."""
+def _as_array(X: Table) -> Array:
+    """Return a list, a DataFrame or a kind of ndarray as a plain ndarray."""
     if isinstance(X, np.matrix):
         raise TypeError(
             "np.matrix is not supported. Please convert to a numpy array with "
@@ -121,11 +123,13 @@ def _as_array(X: Any) -> Any:
                 "column (i.e. single feature) instead."
             )
         if array.dtype.kind == "O":  # pandas' own missing values, which are no floats
-            array = X.to_numpy(dtype=np.float64, na_value=np.nan)
+            frame: Any = X
+            array = frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return array
 
 
-def _refuse_dimensions(X: Any) -> None:
+def _refuse_dimensions(X: Rows) -> None:
+    """Raise the error of X that has not two dimensions."""
     if X.ndim > 2:
         raise ValueError(
             f"Found array with dim {X.ndim}, while dim <= 2 is required by SparseModel."
@@ -137,7 +141,8 @@ def _refuse_dimensions(X: Any) -> None:
     )
 
 
-def _refuse_type(X: Any) -> None:
+def _refuse_type(X: Rows) -> None:
+    """Raise the error of X that holds no real numbers."""
     if X.dtype.kind in "USV":
         raise ValueError(
             "dtype='numeric' is not compatible with arrays of bytes/strings."
@@ -147,7 +152,7 @@ def _refuse_type(X: Any) -> None:
 
 
 def _check_names(given: list[Any], expected: list[str]) -> None:
-    """Compare the names of columns, as scikit-learn does."""
+    """Check the names of columns, as scikit-learn does."""
     if given == expected or not all(isinstance(name, str) for name in given):
         return
     message = "The feature names should match those that were passed during fit.\n"
@@ -166,29 +171,30 @@ def _check_names(given: list[Any], expected: list[str]) -> None:
     raise ValueError(message)
 
 
-def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
-    """Give X in bounded pieces of float32 rows.
+def chunks(X: Rows, stage: InputStage) -> Iterator[tuple[int, Floats]]:
+    """Yield X in bounded pieces of float32 rows.
 
     Parameters
     ----------
     X : ndarray or csr_array of shape (n_rows, n_features)
-        As `check_rows` gives it.
+        The rows that `check_rows` has returned.
     stage : InputStage
-        With ``wide``, it is applied to rows that are not float32, in float64.
+        The input stage. With ``wide``, it is applied here, in float64, to rows that are
+        not float32.
 
     Yields
     ------
     start : int
         The first row of the piece.
     rows : ndarray of shape (n, n_features), float32, C-contiguous
-        Where a wide stage was applied, only the columns that are used: shape
+        The piece. After a wide stage it has only the columns that are used: shape
         (n, width).
     """
     size = max(1, _CHUNK_BYTES // (8 * X.shape[1]))
     wide = is_wide(X, stage)
     for start in range(0, X.shape[0], size):
         rows = X[start : start + size]
-        if sparse.issparse(rows):
+        if not isinstance(rows, np.ndarray):
             rows = rows.toarray()
         if wide:
             yield start, apply_wide(rows, stage)
@@ -197,13 +203,13 @@ def chunks(X: Any, stage: InputStage) -> Iterator[tuple[int, Any]]:
                 yield start, np.require(rows, np.float32, ["C", "A"])
 
 
-def is_wide(X: Any, stage: InputStage) -> bool:
-    """Tell whether `chunks` takes X through the input stage, in float64."""
+def is_wide(X: Rows, stage: InputStage) -> bool:
+    """Return whether `chunks` applies the input stage to X, in float64."""
     return bool(stage.wide and X.dtype.newbyteorder("=") != np.float32)
 
 
-def apply_wide(rows: Any, stage: InputStage) -> Any:
-    """Fill, shift and scale rows in float64; give float32."""
+def apply_wide(rows: Array, stage: InputStage) -> Floats:
+    """Fill, shift and scale rows in float64; return float32."""
     refuse_nonfinite(rows, allow_nan=stage.fill is not None)
     rows = np.asarray(rows, dtype=np.float64)
     if stage.columns is not None:
@@ -218,27 +224,28 @@ def apply_wide(rows: Any, stage: InputStage) -> Any:
     return narrow
 
 
-def apply_narrow(rows: Any, stage: InputStage) -> Any:
-    """Fill, shift and scale rows in float32; give what the first operation reads."""
+def apply_narrow(rows: Floats, stage: InputStage) -> Floats:
+    """Fill, shift and scale rows in float32; return value 0 of the graph."""
     refuse_nonfinite(rows, allow_nan=stage.fill is not None)
     if stage.columns is not None:
         rows = rows[:, stage.columns]
     if stage.fill is not None:
         rows = np.where(np.isnan(rows), stage.fill.astype(np.float32), rows)
-    if stage.scale is not None:
-        rows = (rows - stage.shift.astype(np.float32)) / stage.scale.astype(np.float32)
+    if stage.shift is not None and stage.scale is not None:
+        shift, scale = (v.astype(np.float32) for v in (stage.shift, stage.scale))
+        rows = (rows - shift) / scale
     return rows
 
 
-def refuse_nonfinite(X: Any, *, allow_nan: bool = False) -> None:
-    """Say in scikit-learn's words that X has NaN or infinite values, if it has.
+def refuse_nonfinite(X: Array, *, allow_nan: bool = False) -> None:
+    """Raise scikit-learn's error if X has NaN or infinite values.
 
     Parameters
     ----------
     X : ndarray
-        Any real numbers.
+        The rows, real numbers.
     allow_nan : bool, default=False
-        Whether NaN are filled later.
+        Whether NaN are allowed, because they are filled later.
 
     Raises
     ------

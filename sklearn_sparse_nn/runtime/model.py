@@ -1,6 +1,5 @@
 """The sparse model: a pruned net that predicts without torch."""
 
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from sklearn_sparse_nn.runtime.engine import (
     load_threads,
     make_engine,
 )
-from sklearn_sparse_nn.runtime.file.format import read_model, write_model
+from sklearn_sparse_nn.runtime.file.format import Path, read_model, write_model
 from sklearn_sparse_nn.runtime.graph import Csr, Floats, Graph, Linear
 from sklearn_sparse_nn.runtime.head import Head, Labels
 from sklearn_sparse_nn.runtime.inputs import (
@@ -264,7 +263,7 @@ class SparseModel:
     def _repr_html_(self) -> str:
         return as_html(self.graph, self.head)
 
-    def save(self, path: "str | bytes | os.PathLike[Any]") -> None:
+    def save(self, path: Path) -> None:
         """Write the model to one file, which `load` reads.
 
         The file is complete or not there: if anything fails, an older file stays as
@@ -285,9 +284,7 @@ class SparseModel:
         write_model(path, self.graph, self.head, self._names())
 
     @classmethod
-    def load(
-        cls, path: "str | bytes | os.PathLike[Any]", n_threads: int = 1
-    ) -> "SparseModel":
+    def load(cls, path: Path, n_threads: int = 1) -> "SparseModel":
         """Read a model that `save` wrote.
 
         Nothing from the file is executed, and everything in it is checked first;
@@ -342,7 +339,7 @@ class SparseModel:
         """
         if isinstance(self._engine, KernelEngine):
             checked = check_rows(X, self.n_features_in_, self._names())[:_TUNING_ROWS]
-            rows = checked.toarray() if sparse.issparse(checked) else checked
+            rows = checked if isinstance(checked, np.ndarray) else checked.toarray()
             self._engine.use(tuned(self._engine, np.ascontiguousarray(rows, _FLOAT32)))
         return self
 

@@ -1,6 +1,6 @@
-"""The reference: the same net in scipy and numpy, and what runs without numba."""
+"""The reference in scipy and numpy, which also runs where there is no numba."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import special
@@ -11,7 +11,6 @@ from sklearn_sparse_nn.runtime.graph import (
     Add,
     Affine,
     Concat,
-    Floats,
     Graph,
     LayerNorm,
     Linear,
@@ -22,16 +21,19 @@ from sklearn_sparse_nn.runtime.graph import (
 
 __all__ = ["activate", "apply", "evaluate"]
 
+#: Numbers in the precision that everything is computed in: float32 or float64.
+Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-def activate(values: Any, activation: Activation) -> Any:
+
+def activate(values: Values, activation: Activation) -> Values:
     """Apply an activation, in the precision of the values.
 
     Parameters
     ----------
     values : ndarray
-        float32 or float64.
+        The values, float32 or float64.
     activation : Activation
-        The function.
+        The activation.
 
     Returns
     -------
@@ -48,20 +50,20 @@ def activate(values: Any, activation: Activation) -> Any:
     return np.asarray(result, dtype=values.dtype)
 
 
-def apply(op: Op, values: list[Any]) -> Any:
+def apply(op: Op, values: list[Values]) -> Values:
     """Apply one operation to feature-major values.
 
     Parameters
     ----------
     op : operation
-        What to do.
+        The operation.
     values : list of ndarray of shape (width, n_rows)
-        What it reads, float32 or float64.
+        The values that it reads, float32 or float64.
 
     Returns
     -------
     result : ndarray of shape (width, n_rows)
-        Of the same precision.
+        The result, in the same precision.
     """
     x = values[0]
     kind = x.dtype.type
@@ -77,28 +79,29 @@ def apply(op: Op, values: list[Any]) -> Any:
     elif isinstance(op, Concat):
         return np.concatenate(values)
     elif isinstance(op, Softmax):
-        return (special.log_softmax if op.log else special.softmax)(x, axis=0)
+        softmax = special.log_softmax if op.log else special.softmax
+        return np.asarray(softmax(x, axis=0))
     elif isinstance(op, Add):
         result = x + values[1]
     return activate(result, op.activation)
 
 
-def evaluate(graph: Graph, X: Floats, *, upto: int | None = None) -> Any:
+def evaluate(graph: Graph, X: Values, *, upto: int | None = None) -> Values:
     """Run a net on rows that have passed the input stage.
 
     Parameters
     ----------
     graph : Graph
-        The net.
+        The operations of the net.
     X : ndarray of shape (n_rows, width), float32 or float64
         Value 0; everything is computed in its precision.
     upto : int or None, default=None
-        The value to give; None for the output.
+        The value to return; None for the output.
 
     Returns
     -------
     values : ndarray of shape (n_rows, width of the value)
-        C-contiguous.
+        The value, C-contiguous.
     """
     upto = len(graph.ops) if upto is None else upto
     last = graph.last_uses()

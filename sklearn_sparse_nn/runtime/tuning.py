@@ -1,8 +1,9 @@
-"""Measure how a net is run best, instead of counting."""
+"""The search for the fastest plan, by measurement."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import methodcaller
 from time import perf_counter
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from sklearn_sparse_nn.runtime.kernels.plan import Plan
 
 __all__ = ["tuned"]
 
+#: The change of a plan: one that differs in one choice.
+Step: TypeAlias = Callable[[Plan], Plan]
+
 _PANELS = (96, 128, 160, 192, 256, 384, 512, 1024)
 _LIMITS = (0, 1, 2, 4, 8, 16, 32)
 _GAIN = 0.98  # what is not two per cent faster is noise
@@ -22,13 +26,13 @@ _ROUNDS, _SECONDS = 7, 2e-3
 def tuned(engine: KernelEngine, X: Floats) -> Plan:
     """Find the fastest plan for rows like these.
 
-    Layer by layer, the panels, groups and limits of the plan are varied, and what is
-    faster on this machine is kept. No plan changes a sum's order, and so no output.
+    The panels, groups and limits of the plan are varied layer by layer; what is faster
+    on this machine is kept. No plan changes the order of a sum, so outputs stay.
 
     Parameters
     ----------
     engine : KernelEngine
-        Its plan is where the search starts.
+        The engine; the search starts from its plan.
     X : ndarray of shape (n_rows, n_features), float32, C-contiguous
         As many rows as are predicted at once.
 
@@ -42,27 +46,27 @@ def tuned(engine: KernelEngine, X: Floats) -> Plan:
     return best
 
 
-def _steps(engine: KernelEngine, n_rows: int) -> Iterator[Any]:
-    """Give functions that make other plans of one, those that matter for the rows."""
+def _steps(engine: KernelEngine, n_rows: int) -> Iterator[Step]:
+    """Yield changes of a plan that matter for this number of rows."""
     rest = n_rows % WIDE
     for i, layer in enumerate(engine.graph.layers):
         n_out, n_in = layer.weight.shape
         if n_rows >= WIDE * 3 // 4:
             for panel in [p for p in _PANELS if p < n_in] + [max(n_in, 1)]:
-                yield lambda plan, i=i, panel=panel: plan.with_choice(i, panel=panel)
+                yield methodcaller("with_choice", i, panel=panel)
             for together in (False, True):
                 grouped = np.full(n_out // GROUP, together)
-                yield lambda plan, i=i, g=grouped: plan.with_choice(i, grouped=g)
+                yield methodcaller("with_choice", i, grouped=grouped)
         if 0 < rest <= WIDE * 3 // 4:
             for limit in _LIMITS:
-                yield lambda plan, i=i, n=limit: plan.with_choice(i, dense_limit=n)
+                yield methodcaller("with_choice", i, dense_limit=limit)
     if 0 < rest <= NARROWEST:
         for limit in range(NARROWEST + 1):
-            yield lambda plan, n=limit: plan.with_single_limit(n)
+            yield methodcaller("with_single_limit", limit)
 
 
-def _faster(engine: KernelEngine, X: Floats, best: Plan, trial: Any) -> Plan:
-    """Give the faster of a plan and what a step makes of it, timed in turns."""
+def _faster(engine: KernelEngine, X: Floats, best: Plan, trial: Step) -> Plan:
+    """Return the faster of a plan and its change, timed in turns."""
     plans = [best, trial(best)]
     runs = [_timer(KernelEngine(engine.graph, plan), X) for plan in plans]
     times = np.array([[run() for run in runs] for _ in range(_ROUNDS)])
@@ -70,8 +74,8 @@ def _faster(engine: KernelEngine, X: Floats, best: Plan, trial: Any) -> Plan:
     return plans[1] if new < _GAIN * old else best
 
 
-def _timer(engine: KernelEngine, X: Floats) -> Any:
-    """Give a function that times one call, from enough of them."""
+def _timer(engine: KernelEngine, X: Floats) -> Callable[[], float]:
+    """Build a function that times one call, as the mean of many."""
     out = np.empty((len(X), engine.graph.n_outputs), dtype=np.float32)
 
     def call() -> None:

@@ -1,8 +1,8 @@
-"""Bodies of torch operations, replayed from CUDA graphs, and timed.
+"""The capture of torch operations in CUDA graphs, their replay and their timing.
 
-A body reads static tensors and gives a static tensor. On a GPU it is captured once and
-replayed, so that one launch does all of it; elsewhere it simply runs, which is how
-everything but the capture is tested without a GPU.
+A body is a function that reads static tensors and returns a static tensor. On a GPU it
+is captured once and replayed, so that one launch runs all of it. On a CPU it is called;
+so everything but the capture is tested without a GPU.
 """
 
 import statistics
@@ -15,25 +15,25 @@ from torch import Tensor
 
 __all__ = ["Capture", "Stream", "Timer", "measure"]
 
-#: Times ways to do the same, in microseconds; those that fail are missing.
+#: A timer of bodies with the same result: microseconds by name, without failed ones.
 Timer: TypeAlias = Callable[[Mapping[str, Callable[[], Tensor]]], dict[str, float]]
 
-_cuda: Any = torch.cuda  # whose classes have no types
+_cuda: Any = torch.cuda  # its classes have no types
 _WARM_UP = 3  # as torch's own make_graphed_callables
 _ROUNDS = 7
 _ROUND_SECONDS = 5e-4  # long against the clock's ticks, and against a launch
 
 
 class Stream:
-    """One stream of a device, and memory that its graphs share.
+    """One stream of a device, and the memory that its graphs share.
 
-    Graphs that share memory may not run at the same time: everything runs on this one
+    Graphs that share memory must not run at the same time: everything runs on this
     stream, and the caller holds a lock.
 
     Parameters
     ----------
     device : torch.device
-        Anything but a GPU has no streams, and work is done at once.
+        The device. Anything but a GPU has no streams: work is done at once.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class Stream:
         self.pool: Any = _cuda.graph_pool_handle() if self.is_cuda else None
 
     def __enter__(self) -> "Stream":
-        """Let what follows run on the own stream, after the caller's work."""
+        """Run all that follows on the own stream, after the caller's work."""
         if self.is_cuda:
             self._caller = _cuda.current_stream(self.device)
             self.own.wait_stream(self._caller)
@@ -51,8 +51,8 @@ class Stream:
             self._context.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        """Let the caller's later work wait for what was done here."""
+    def __exit__(self, *error: object) -> None:
+        """Make the caller's later work wait for the own stream."""
         if self.is_cuda:
             self._context.__exit__(*error)
             self._caller.wait_stream(self.own)
@@ -64,15 +64,15 @@ class Capture:
     Parameters
     ----------
     body : callable
-        Without arguments; gives a tensor.
+        The function to capture: it takes no arguments and returns a tensor.
     stream : Stream
-        Entered by the caller, here and for every `replay`.
+        The stream. The caller has entered it, here and for every `replay`.
     pool : object or None, default=None
-        Memory shared with other graphs of the stream; None for its own.
+        The memory shared with other graphs of the stream; None for own memory.
     """
 
     def __init__(
-        self, body: Callable[[], Tensor], stream: Stream, pool: Any = None
+        self, body: Callable[[], Tensor], stream: Stream, pool: object = None
     ) -> None:
         self._body, self._graph = body, None
         self.out: Tensor
@@ -90,7 +90,7 @@ class Capture:
         self._graph = graph
 
     def replay(self) -> Tensor:
-        """Run the body; what it gave before is overwritten."""
+        """Run the body; its earlier result is overwritten."""
         if self._graph is None:
             self.out = self._body()
         else:
@@ -99,12 +99,12 @@ class Capture:
 
 
 def measure(stream: Stream) -> Timer:
-    """Give a timer: medians of rounds in which all take turns.
+    """Build a timer: it returns medians of rounds in which all bodies take turns.
 
     Parameters
     ----------
     stream : Stream
-        Entered by the caller when the timer is called.
+        The stream. The caller has entered it when the timer is called.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def measure(stream: Stream) -> Timer:
 
 
 def _seconds(capture: Capture, stream: Stream, calls: int) -> float:
-    """Time one call, the mean of so many in a row."""
+    """Measure the seconds of one call, as the mean of `calls` in a row."""
     if not stream.is_cuda:
         started = time.perf_counter()
         for _ in range(calls):

@@ -1,4 +1,4 @@
-"""A graph on a device: its arrays there, and how every layer is multiplied."""
+"""A graph on a device: its arrays there, and the ways to multiply by its weights."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,29 +21,29 @@ from sklearn_sparse_nn.runtime.graph import Graph, Linear, inputs_of
 
 __all__ = ["Net"]
 
-_GAIN = 0.95  # another way must be so much faster than the one that needs no measuring
+_GAIN = 0.95  # another way must be faster by this than the one that is not measured
 # Both factors and the result are rounded to TF32's or bfloat16's mantissa: more than
-# so large a share of |x| @ |weight|.T is no rounding but a wrong kernel.
+# this share of |x| @ |weight|.T is no rounding but a wrong kernel.
 _ROUNDING = {"tf32": 2.0**-9, "bf16": 2.0**-7}
 _CHECKED_ROWS = 256
 
 
 class Net:
-    """What a `CudaModel` runs; its caller sees to streams and locks.
+    """A graph on a device. The caller is responsible for streams and locks.
 
     Parameters
     ----------
     graph : Graph
-        What it computes.
+        The operations of the net.
     device : torch.device
-        Where.
+        The device of the arrays.
     precision : {"float32", "tf32", "bf16"}
-        What the layers may be computed with.
+        The lowest precision that the layers may be computed with.
     """
 
     def __init__(self, graph: Graph, device: torch.device, precision: str) -> None:
         self.graph, self.device, self.precision = graph, device, precision
-        #: Set where rows were not finite, until the caller clears it.
+        #: Becomes true when rows are not finite, until the caller clears it.
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self._stage = stage_on(graph.stage, device)
         self._ops = [op_on(op, device) for op in graph.ops]
@@ -51,7 +51,7 @@ class Net:
 
     @property
     def usual(self) -> list[str]:
-        """How layers are multiplied when nothing was measured."""
+        """The way to multiply of every layer when nothing was measured."""
         return [default(self.precision)] * len(self.graph.layers)
 
     def run(self, rows: Tensor, staged: bool, choices: list[str]) -> Tensor:
@@ -60,11 +60,11 @@ class Net:
         Parameters
         ----------
         rows : Tensor of shape (n_rows, n_features), float32
-            Raw rows; with `staged`, of shape (n_rows, width): value 0.
+            The raw rows; with `staged`, value 0, of shape (n_rows, width).
         staged : bool
-            Whether they have passed the input stage already.
+            Whether the input stage has been applied to the rows.
         choices : list of str
-            How every layer is multiplied.
+            The way to multiply of every layer.
 
         Returns
         -------
@@ -77,15 +77,15 @@ class Net:
         def product(number: int, op: Linear, x: Tensor) -> Tensor:
             return self._product(number, op, choices[number])(x)
 
-        return self._walk(rows, staged, product)
+        return self._apply(rows, staged, product)
 
     def tune(self, rows: Tensor, staged: bool, timer: Timer) -> list[dict[str, Any]]:
-        """Measure every layer for these rows.
+        """Measure the ways to multiply of every layer for these rows.
 
         Returns
         -------
         found : list of dict
-            For every layer its ``name``, ``choice`` and ``microseconds``.
+            The ``name``, ``choice`` and ``microseconds`` of every layer.
         """
         found: list[dict[str, Any]] = []
 
@@ -93,15 +93,15 @@ class Net:
             found.append(self._measured(number, op, x, timer))
             return self._product(number, op, found[-1]["choice"])(x)
 
-        self._walk(rows, staged, product)
+        self._apply(rows, staged, product)
         return found
 
     def keep(self, choices: Iterable[list[str]]) -> None:
-        """Drop the weights of all ways that are not chosen; graphs need the others."""
+        """Delete the weights of all ways but the chosen ones, which graphs need."""
         used = {key for names in choices for key in enumerate(names)}
         self._products = {k: v for k, v in self._products.items() if k in used}
 
-    def _walk(
+    def _apply(
         self,
         rows: Tensor,
         staged: bool,
@@ -124,6 +124,7 @@ class Net:
             return out.float()
 
     def _product(self, number: int, op: Linear, name: str) -> Function:
+        """Return one way to multiply by a layer's weight, prepared once."""
         if (number, name) not in self._products:
             self._products[number, name] = multiply(op, name, self.device)
         return self._products[number, name]
@@ -131,7 +132,7 @@ class Net:
     def _measured(
         self, number: int, op: Linear, x: Tensor, timer: Timer
     ) -> dict[str, Any]:
-        """Measure the ways of one layer whose outputs are right; choose one."""
+        """Measure the ways of one layer whose outputs are right, and choose one."""
         usual = default(self.precision)
         bodies: dict[str, Callable[[], Tensor]] = {}
         for name in candidates(op, self.device, self.precision):
@@ -164,4 +165,5 @@ def _is_right(out: Tensor, op: Linear, x: Tensor, name: str) -> bool:
 
 
 def _bound(product: Function, x: Tensor) -> Callable[[], Tensor]:
+    """Build a function without arguments, for a timer."""
     return lambda: product(x)

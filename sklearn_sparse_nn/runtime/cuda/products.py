@@ -1,6 +1,6 @@
-"""A graph's operations in torch, and every way to multiply by a sparse weight.
+"""The operations of a graph in torch, and the ways to multiply by a sparse weight.
 
-Imported only by way of `_cuda`, when a GPU is asked for.
+This file is imported only when a GPU is named.
 """
 
 import threading
@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -21,10 +22,13 @@ from sklearn_sparse_nn.runtime.graph import (
     Add,
     Affine,
     Concat,
+    Csr,
     InputStage,
+    Ints,
     Linear,
     Op,
     Softmax,
+    Vector,
 )
 
 __all__ = [
@@ -38,11 +42,11 @@ __all__ = [
     "torch_alone",
 ]
 
-#: ``x @ weight.T + bias`` in one of the ways of `candidates`, or another function of x.
+#: A function of a tensor, such as ``x @ weight.T + bias`` in one of the ways.
 Function: TypeAlias = Callable[[Tensor], Tensor]
 
 BLOCKS = (16, 32, 64)
-_MOST_DENSITY = 0.5  # CSR and blocks above it cannot win: they were never close
+_MOST_DENSITY = 0.5  # above it CSR and blocks cannot win: they were never close
 _FLAGS = threading.RLock()  # torch's switches belong to the whole process
 
 #: The activations that `torch.nn.functional` has not under their own names, or for
@@ -56,14 +60,14 @@ _OWN_NAMES: dict[str, Callable[..., Tensor]] = {
 
 @contextmanager
 def float32_products(*, tf32: bool) -> Iterator[None]:
-    """Have products of float32 matrices in TF32, or not, whatever the user has set.
+    """Set torch's switch for TF32 in float32 products, and restore it at the end.
 
-    The switch is torch's own, touched only where it stands otherwise, and put back. In
-    a captured graph it need not stay: which kernel runs is decided at the capture.
+    The switch is changed only where it is not set so already. For a captured graph it
+    may change back: the kernel is chosen at the capture.
     """
     switches: Any = torch.backends.cuda.matmul
     with _FLAGS:
-        # Since torch 2.9 this one decides; the old one may then not even be read.
+        # Since torch 2.9 this one counts; the old one may then not even be read.
         new = hasattr(switches, "fp32_precision")
         name = "fp32_precision" if new else "allow_tf32"
         before = getattr(switches, name)
@@ -71,7 +75,7 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
             yield
             return
         if new and before == getattr(torch.backends, name):
-            before = "none"  # it follows the general switch, and shall do so again
+            before = "none"  # it follows the general switch, and does so again later
         value = "tf32" if tf32 else "ieee"
         setattr(switches, name, value if new else tf32)
         try:
@@ -82,14 +86,14 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
 
 @contextmanager
 def torch_alone(device: torch.device) -> Iterator[None]:
-    """Keep out the caller's autocast and autograd, and torch's talk of betas."""
+    """Switch off the caller's autocast and autograd, and torch's beta warnings."""
     with (
         _FLAGS,
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         warnings.catch_warnings(),
     ):
-        # Invariants hold: a `Linear` checks its weight when it is made.
+        # Invariants hold: a `Linear` checks its weight on construction.
         for words in ("beta state", "prototype", "non-optimal triton", "invariant"):
             words = f"(?s).*{words}"
             warnings.filterwarnings("ignore", words, UserWarning)
@@ -97,22 +101,22 @@ def torch_alone(device: torch.device) -> Iterator[None]:
 
 
 def candidates(op: Linear, device: torch.device, precision: str) -> list[str]:
-    """Name the ways to multiply by a weight that its mask and the precision allow.
+    """List the ways to multiply by a weight that its mask and the precision allow.
 
     Parameters
     ----------
     op : Linear
         The layer.
     device : torch.device
-        2:4 needs a GPU.
+        The device; 2:4 needs a GPU.
     precision : {"float32", "tf32", "bf16"}
-        A precision allows its own kernels and those of the ones before it.
+        The precision; it allows its own kernels and those of the more exact ones.
 
     Returns
     -------
     names : list of str
-        Of ``dense``, ``dense tf32``, ``dense bf16``, ``csr``, ``bsr <block>``,
-        ``bsr <block> bf16`` and ``2:4 bf16``; the first is what is taken unmeasured.
+        Some of ``dense``, ``dense tf32``, ``dense bf16``, ``csr``, ``bsr <block>``,
+        ``bsr <block> bf16`` and ``2:4 bf16``; the first is used without measurement.
     """
     names = [default(precision)]
     if precision != "float32":
@@ -138,20 +142,20 @@ def candidates(op: Linear, device: torch.device, precision: str) -> list[str]:
 
 
 def default(precision: str) -> str:
-    """Name what is taken for a layer that was not measured."""
+    """Return the way that is used for a layer that was not measured."""
     return {"float32": "dense", "tf32": "dense tf32", "bf16": "dense bf16"}[precision]
 
 
-def _block_density(weight: Any, block: int) -> float:
-    """Give the share of square blocks that have a non-zero."""
+def _block_density(weight: Csr, block: int) -> float:
+    """Return the share of square blocks that have a non-zero."""
     coo = sparse.coo_array(weight)
     n_across = weight.shape[1] // block
     living = np.unique(coo.row // block * np.int64(n_across) + coo.col // block)
     return float(len(living) * block * block / (weight.shape[0] * weight.shape[1]))
 
 
-def is_two_of_four(weight: Any) -> bool:
-    """Tell whether at most two of every four inputs live, in a shape that GPUs take."""
+def is_two_of_four(weight: Csr) -> bool:
+    """Return whether at most two of every four inputs live, in a shape for GPUs."""
     n_out, n_in = weight.shape
     if n_out % 32 or n_in % 64:  # CUTLASS's; cuSPARSELt takes these too
         return False
@@ -168,15 +172,15 @@ def multiply(op: Linear, name: str, device: torch.device) -> Function:
     op : Linear
         The layer; its activation is left out.
     name : str
-        One of `candidates`.
+        The way, one of `candidates`.
     device : torch.device
-        Where the weights go.
+        The device of the weights.
 
     Returns
     -------
     multiply : callable
-        Of a tensor of shape (n_rows, n_in), float32 or bfloat16; gives a tensor of
-        shape (n_rows, n_out) of the kernel's own type.
+        A function of a tensor of shape (n_rows, n_in), float32 or bfloat16. It returns
+        a tensor of shape (n_rows, n_out) of the kernel's own type.
     """
     dtype = torch.bfloat16 if name.endswith("bf16") else torch.float32
     bias = _tensor(op.bias, device).to(dtype)
@@ -213,8 +217,8 @@ def _sparse_product(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     return product.add_(bias[:, None]).t()
 
 
-def _tensor(array: Any, device: torch.device) -> Tensor:
-    # The arrays of a model are read-only, which torch does not know.
+def _tensor(array: npt.ArrayLike, device: torch.device) -> Tensor:
+    """Copy an array to a device; torch does not know read-only arrays."""
     return torch.from_numpy(np.array(array)).to(device)
 
 
@@ -224,17 +228,18 @@ def stage_on(stage: InputStage, device: torch.device) -> Function:
     Parameters
     ----------
     stage : InputStage
-        What to do.
+        The input stage.
     device : torch.device
-        Where its arrays go: now, since a captured graph cannot fetch them.
+        The device of its arrays. They are copied now: a captured graph cannot do it.
 
     Returns
     -------
     apply : callable
-        Of a tensor of shape (n_rows, n_features), gives one of shape (n_rows, width).
+        A function of a tensor of shape (n_rows, n_features), which returns one of shape
+        (n_rows, width).
     """
 
-    def on_device(array: Any, dtype: Any) -> Tensor | None:
+    def on_device(array: Vector | Ints | None, dtype: npt.DTypeLike) -> Tensor | None:
         return None if array is None else _tensor(array.astype(dtype), device)
 
     columns = on_device(stage.columns, np.int64)
@@ -255,20 +260,21 @@ def stage_on(stage: InputStage, device: torch.device) -> Function:
 
 
 def op_on(op: Op, device: torch.device) -> Callable[[list[Tensor]], Tensor]:
-    """Prepare an operation; of a `Linear`, what follows the product.
+    """Prepare an operation; for a `Linear`, only its activation.
 
     Parameters
     ----------
     op : operation
-        What to do.
+        The operation.
     device : torch.device
-        Where its arrays go.
+        The device of its arrays.
 
     Returns
     -------
     apply : callable
-        Of a list of tensors of shape (n_rows, width), what it reads: bfloat16 where a
-        layer of that precision made it. Gives one such tensor.
+        A function of a list of tensors of shape (n_rows, width), the values that the
+        operation reads: bfloat16 after a layer of that precision. It returns one such
+        tensor.
     """
     if isinstance(op, Concat):
         return partial(torch.cat, dim=1)

@@ -1,7 +1,8 @@
-"""From a model to its description and arrays, and back."""
+"""The description and the arrays of a model, and the model from them."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -21,25 +22,33 @@ from sklearn_sparse_nn.runtime.graph import (
     Add,
     Affine,
     Concat,
+    Csr,
     Graph,
     InputStage,
+    Ints,
     LayerNorm,
     Linear,
     Op,
     Softmax,
     check_csr,
 )
-from sklearn_sparse_nn.runtime.head import Head
+from sklearn_sparse_nn.runtime.head import Head, Labels
 
 __all__ = ["assemble", "describe", "describe_op", "describe_stage"]
 
-_Arrays = dict[str, Any]
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+#: Arrays by name.
+_Arrays: TypeAlias = dict[str, _Array]
+#: An object of a description, parsed from JSON.
+_Json: TypeAlias = dict[str, Any]
+#: The function that takes an array out of those that were read, by its short name.
+_Take: TypeAlias = Callable[[str], _Array]
 
 
 def describe(
     graph: Graph, head: Head, feature_names: Iterable[str] | None
-) -> tuple[dict[str, Any], Layout, _Arrays]:
-    """Give what a file says about a model.
+) -> tuple[_Json, Layout, _Arrays]:
+    """Describe a model as JSON and arrays.
 
     Parameters
     ----------
@@ -53,16 +62,16 @@ def describe(
     Returns
     -------
     description : dict
-        Of the schema in docs/format.md; its checksum is still to be filled in.
+        The description of docs/format.md, with a checksum of zeros.
     layout : dict of str to (str, tuple of int)
-        Type and shape of every array, in the order of the file.
+        The type and shape of every array, in the order of the file.
     arrays : dict of str to ndarray
-        C-contiguous, little-endian.
+        The arrays, C-contiguous and little-endian.
 
     Raises
     ------
     ValueError
-        The model has what a file cannot hold.
+        The model has a part that a file cannot hold.
     """
     arrays: _Arrays = {}
     ops = []
@@ -96,8 +105,8 @@ def describe(
     return description, layout, arrays
 
 
-def describe_stage(stage: InputStage) -> dict[str, Any]:
-    """Give the description of an input stage."""
+def describe_stage(stage: InputStage) -> _Json:
+    """Describe an input stage."""
     return {
         "columns": None if stage.columns is None else len(stage.columns),
         "fill": stage.fill is not None,
@@ -107,9 +116,9 @@ def describe_stage(stage: InputStage) -> dict[str, Any]:
     }
 
 
-def describe_op(op: Op) -> tuple[dict[str, Any], _Arrays]:
-    """Give the description of an operation and its arrays by their short names."""
-    found: dict[str, Any] = {"kind": op.kind}
+def describe_op(op: Op) -> tuple[_Json, _Arrays]:
+    """Describe an operation; return its arrays, too, by their short names."""
+    found: _Json = {"kind": op.kind}
     arrays: _Arrays = {}
     if isinstance(op, (Add, Concat)):
         found["inputs"] = [int(v) for v in op.inputs]
@@ -140,18 +149,22 @@ def describe_op(op: Op) -> tuple[dict[str, Any], _Arrays]:
     return found, arrays
 
 
-def _strings(values: Any, what: str) -> list[str] | None:
+def _strings(values: Iterable[object] | None, what: str) -> list[str] | None:
+    """Return a list of strings, after a check that all are strings."""
     if values is None:
         return None
+    strings = []
     for value in values:
         if not isinstance(value, str):
             raise ValueError(
                 f"A {what} must be a string to be saved; got {value!r:.60}."
             )
-    return [str(value) for value in values]
+        strings.append(str(value))
+    return strings
 
 
-def _describe_classes(classes: Any, arrays: _Arrays) -> dict[str, Any] | None:
+def _describe_classes(classes: Labels | None, arrays: _Arrays) -> _Json | None:
+    """Describe the classes; put those that are no strings into the arrays."""
     if classes is None:
         return None
     if classes.dtype.kind == "U" and classes.dtype.isnative:
@@ -172,17 +185,17 @@ def _describe_classes(classes: Any, arrays: _Arrays) -> dict[str, Any] | None:
 
 
 def assemble(
-    description: dict[str, Any], arrays: _Arrays
+    description: _Json, arrays: _Arrays
 ) -> tuple[Graph, Head, list[str] | None]:
     """Build the graph and the head of a model; return them and the feature names.
 
     Parameters
     ----------
     description : dict
-        As `parse` gives it.
+        The description, as `parse` returns it.
     arrays : dict of str to ndarray
-        As its layout says, read-only. They are taken out one by one, so that the raw
-        arrays and the graph's own are never all there at once.
+        The arrays of its layout, read-only. They are taken out one by one, so that the
+        raw arrays and the graph's own are never all in memory at once.
 
     Raises
     ------
@@ -203,7 +216,7 @@ def assemble(
     )
     del columns
     ops = [
-        _assemble_op(op, lambda name, i=i: arrays.pop(f"{i}.{name}"))
+        _assemble_op(op, partial(_taken, arrays, i))
         for i, op in enumerate(description["ops"])
     ]
     graph = Graph(stage, tuple(ops))
@@ -217,12 +230,19 @@ def assemble(
     return graph, head, description["feature_names"]
 
 
-def _frozen(array: Any) -> Any:
+def _frozen(array: Ints) -> Ints:
+    """Make an array read-only."""
     array.setflags(write=False)
     return array
 
 
-def _assemble_op(op: dict[str, Any], take: Any) -> Op:
+def _taken(arrays: _Arrays, i: int, name: str) -> _Array:
+    """Take an array of operation `i` out of those that were read."""
+    return arrays.pop(f"{i}.{name}")
+
+
+def _assemble_op(op: _Json, take: _Take) -> Op:
+    """Build an operation from its description."""
     kind = op["kind"]
     if kind == "concat":
         return Concat(tuple(op["inputs"]))
@@ -242,7 +262,8 @@ def _assemble_op(op: dict[str, Any], take: Any) -> Op:
     return Linear(op["input"], weight, take("bias"), activation, op["name"])
 
 
-def _assemble_weight(op: dict[str, Any], take: Any) -> Any:
+def _assemble_weight(op: _Json, take: _Take) -> Csr:
+    """Build a checked weight from its description."""
     shape = (op["shape"][0], op["shape"][1])
     data, indices, indptr = take("data"), take("indices"), take("indptr")
     # Before scipy sees it, which cuts what is behind the last row's end.
@@ -252,7 +273,8 @@ def _assemble_weight(op: dict[str, Any], take: Any) -> Any:
     return sparse.csr_array((data, indices, indptr), shape=shape)
 
 
-def _assemble_classes(classes: dict[str, Any] | None, arrays: _Arrays) -> Any:
+def _assemble_classes(classes: _Json | None, arrays: _Arrays) -> Labels | None:
+    """Build the classes from their description."""
     if classes is None:
         return None
     if "labels" in classes:

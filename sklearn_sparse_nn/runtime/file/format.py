@@ -1,4 +1,4 @@
-"""Model files: written whole or not at all, and trusted in nothing.
+"""The model file: written whole or not at all, and checked before it is used.
 
 A file is a safetensors file whose every byte is determined by its model; docs/format.md
 describes it. It is read here, not through the safetensors library: that holds a file
@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,9 +29,20 @@ from sklearn_sparse_nn.runtime.file.schema import (
 from sklearn_sparse_nn.runtime.graph import Graph
 from sklearn_sparse_nn.runtime.head import Head
 
-__all__ = ["read_model", "write_model"]
+__all__ = ["Path", "read_model", "write_model"]
 
 Model = TypeVar("Model")
+#: The name of a file.
+Path: TypeAlias = str | bytes | os.PathLike[Any]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Hash(Protocol):
+    """A hash that takes bytes piece by piece, of hashlib."""
+
+    def update(self, piece: bytes | memoryview, /) -> None:
+        """Add bytes to the hash."""
+
 
 _OPENING = '{"__metadata__":{"sklearn_sparse_nn":'
 #: How every model file goes on after its first eight bytes; the checksum follows.
@@ -40,15 +51,15 @@ _MAX_HEADER = 12 * 2**20
 _PIECE = 2**22
 
 
-def read_model(path: Any, make: Callable[..., Model]) -> Model:
+def read_model(path: Path, make: Callable[..., Model]) -> Model:
     """Read a model file.
 
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The name of the file.
     make : callable
-        Makes the model of its graph, ``head`` and ``feature_names``.
+        The maker of the model: it takes a graph, ``head`` and ``feature_names``.
 
     Returns
     -------
@@ -60,7 +71,7 @@ def read_model(path: Any, make: Callable[..., Model]) -> Model:
     ModelFormatError
         The file is damaged, of another format, or no model file.
     OSError
-        It cannot be opened or read.
+        The file cannot be opened or read.
     """
     with open(path, "rb", opener=_open_unblocked) as file:
         try:
@@ -72,7 +83,7 @@ def read_model(path: Any, make: Callable[..., Model]) -> Model:
 
 
 def _open_unblocked(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to must not hang the reader."""
+    """Open a file without waiting: nobody may write to a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -115,7 +126,7 @@ def _read_header(file: BinaryIO, size: int) -> str:
     return header.decode("ascii")
 
 
-def _read_arrays(file: BinaryIO, layout: Layout, digest: Any) -> dict[str, Any]:
+def _read_arrays(file: BinaryIO, layout: Layout, digest: _Hash) -> dict[str, Array]:
     """Read all arrays, each straight into its own memory, and hash them."""
     arrays = {}
     for name, (code, shape) in layout.items():
@@ -129,15 +140,15 @@ def _read_arrays(file: BinaryIO, layout: Layout, digest: Any) -> dict[str, Any]:
     return arrays
 
 
-def _pieces(array: Any) -> Iterator[Any]:
-    """Give the bytes of an array in pieces, as they lie in memory."""
+def _pieces(array: Array) -> Iterator[memoryview]:
+    """Yield the bytes of an array in pieces, as they lie in memory."""
     flat = array.reshape(-1).view(np.uint8)
     for start in range(0, len(flat), _PIECE):
-        yield flat[start : start + _PIECE]
+        yield flat[start : start + _PIECE].data
 
 
 def _header(text: str, layout: Layout) -> str:
-    """Give the header of a safetensors file, padded to eight bytes."""
+    """Return the header of a safetensors file, padded to eight bytes."""
     header: dict[str, Any] = {"__metadata__": {"sklearn_sparse_nn": text}}
     start = 0
     for name, n_bytes in array_bytes(layout).items():
@@ -153,19 +164,19 @@ def _header(text: str, layout: Layout) -> str:
 
 
 def _start(header: str) -> bytes:
-    """Give everything before the arrays."""
+    """Return the bytes before the arrays."""
     return len(header).to_bytes(8, "little") + header.encode("ascii")
 
 
 def write_model(
-    path: Any, graph: Graph, head: Head, feature_names: Iterable[str] | None
+    path: Path, graph: Graph, head: Head, feature_names: Iterable[str] | None
 ) -> None:
     """Write a model file: all of it, or nothing.
 
     Parameters
     ----------
     path : str, bytes or path-like
-        The file. What it holds already stays until the new one is complete.
+        The name of the file. An older file stays until the new one is complete.
     graph : Graph
         The operations of the model.
     head : Head
@@ -176,9 +187,9 @@ def write_model(
     Raises
     ------
     ValueError
-        The model has what a file cannot hold.
+        The model has a part that a file cannot hold.
     OSError
-        It cannot be written, or is no ordinary file; what was there is as it was.
+        The file cannot be written, or is no ordinary file; an older file stays.
     """
     description, layout, arrays = describe(graph, head, feature_names)
     blank = _start(_header(dump(description), layout))
@@ -190,7 +201,7 @@ def write_model(
     start = _start(_header(dump(description), layout))
     target = _target(path)
     folder = os.path.dirname(target)
-    # Not named after the file, whose name may be as long as names may be.
+    # Its name does not contain the file's: that may be as long as names may be.
     temporary = os.path.join(folder, f".{os.urandom(8).hex()}.tmp")
     ordered = [arrays[name] for name in layout]
     try:
@@ -204,8 +215,8 @@ def write_model(
     _sync_folder(folder)
 
 
-def _target(path: Any) -> str:
-    """Give the file that a path means: the one that a link goes on pointing to."""
+def _target(path: Path) -> str:
+    """Find the file that a path means: of a link, the file that it points to."""
     name = os.fsdecode(path)
     target = os.path.realpath(name)
     if not os.path.basename(name) or os.path.isdir(target):
@@ -215,7 +226,7 @@ def _target(path: Any) -> str:
     return target
 
 
-def _write(path: str, start: bytes, arrays: list[Any]) -> None:
+def _write(path: str, start: bytes, arrays: list[Array]) -> None:
     # os.open, for its mode is what the umask leaves of 0666, as that of any new file.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with open(os.open(path, flags, 0o666), "wb") as file:
@@ -227,8 +238,8 @@ def _write(path: str, start: bytes, arrays: list[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _compare(path: str, start: bytes, arrays: list[Any]) -> None:
-    """Read a file back, so that a bad disk or file system is not found out later."""
+def _compare(path: str, start: bytes, arrays: list[Array]) -> None:
+    """Check a file against what was written, so that a bad disk is found now."""
     with open(path, "rb") as file:
         same = file.read(len(start)) == start
         for array in arrays:
@@ -240,7 +251,7 @@ def _compare(path: str, start: bytes, arrays: list[Any]) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Make the new name last; not every system can."""
+    """Write the new name to the disk; not every system can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What a model file says about its model: a closed schema, and the arrays it implies.
+"""The schema of a model's description, and the arrays that a description implies.
 
 The description (JSON) determines the name, type and shape of every array, so that the
 table of arrays in a file can be compared with the only one that is right.
@@ -7,7 +7,7 @@ table of arrays in a file can be compared with the only one that is right.
 import json
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -49,10 +49,12 @@ CODES = {np.dtype(dtype): code for code, dtype in TYPES.items()}
 
 #: Type and shape of every array, by name.
 Layout: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
-Rule: TypeAlias = Callable[[Any, str], None]
+Rule: TypeAlias = Callable[[object, str], None]
+#: An object that JSON can write.
+Json: TypeAlias = dict[str, Any]
 
 
-def dump(description: Any) -> str:
+def dump(description: Json) -> str:
     """Write JSON in the one way that is accepted.
 
     Raises
@@ -65,7 +67,7 @@ def dump(description: Any) -> str:
     )
 
 
-def parse(text: str) -> tuple[dict[str, Any], Layout]:
+def parse(text: str) -> tuple[Json, Layout]:
     """Read and check a description.
 
     Parameters
@@ -76,14 +78,14 @@ def parse(text: str) -> tuple[dict[str, Any], Layout]:
     Returns
     -------
     description : dict
-        Of the schema in docs/format.md.
+        The description of docs/format.md.
     layout : dict of str to (str, tuple of int)
-        The arrays that go with it.
+        The arrays that the description implies.
 
     Raises
     ------
     ValueError
-        What is wrong, or which version is needed.
+        The description is wrong, or a newer version is needed.
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"The description has more than {MAX_TEXT} characters.")
@@ -102,12 +104,14 @@ def parse(text: str) -> tuple[dict[str, Any], Layout]:
     return description, _layout(description)
 
 
-def _check_format(description: Any) -> None:
-    found = description.get("format") if type(description) is dict else None
+def _check_format(description: object) -> None:
+    """Check that this version reads the format."""
+    fields: Json = description if isinstance(description, dict) else {}
+    found = fields.get("format")
     if type(found) is not int or found < 1:
         raise ValueError("The description has no format number.")
     if found > FORMAT:
-        needs = description.get("needs")
+        needs = fields.get("needs")
         needed = f"{needs!r:.60}" if type(needs) is str else "a newer version"
         raise ValueError(
             f"The file has format {found!s:.20}, which needs {needed}; this version "
@@ -115,15 +119,16 @@ def _check_format(description: Any) -> None:
         )
 
 
-# The schema. A rule raises ValueError with the place of what breaks it.
+# The schema. A rule raises ValueError with the place of the value that breaks it.
 
 
-def _fail(where: str, expected: str, value: Any) -> None:
+def _fail(where: str, expected: str, value: object) -> NoReturn:
+    """Raise the error of a broken rule."""
     raise ValueError(f"{where} must be {expected}; got {value!r:.60}.")
 
 
 def _is(kind: type, expected: str) -> Rule:
-    def rule(value: Any, where: str) -> None:
+    def rule(value: object, where: str) -> None:
         if type(value) is not kind:  # a bool is no int
             _fail(where, expected, value)
 
@@ -131,15 +136,15 @@ def _is(kind: type, expected: str) -> Rule:
 
 
 def _count(limit: int) -> Rule:
-    def rule(value: Any, where: str) -> None:
+    def rule(value: object, where: str) -> None:
         if type(value) is not int or not 0 <= value <= limit:
             _fail(where, f"an integer of 0 to {limit}", value)
 
     return rule
 
 
-def _one_of(*allowed: Any) -> Rule:
-    def rule(value: Any, where: str) -> None:
+def _one_of(*allowed: object) -> Rule:
+    def rule(value: object, where: str) -> None:
         if type(value) is not type(allowed[0]) or value not in allowed:
             _fail(where, f"one of {allowed}", value)
 
@@ -147,7 +152,7 @@ def _one_of(*allowed: Any) -> Rule:
 
 
 def _maybe(inner: Rule) -> Rule:
-    def rule(value: Any, where: str) -> None:
+    def rule(value: object, where: str) -> None:
         if value is not None:
             inner(value, where)
 
@@ -155,7 +160,7 @@ def _maybe(inner: Rule) -> Rule:
 
 
 def _list(item: Rule, low: int, high: int) -> Rule:
-    def rule(value: Any, where: str) -> None:
+    def rule(value: object, where: str) -> None:
         if type(value) is not list or not low <= len(value) <= high:
             _fail(where, f"a list of {low} to {high} items", value)
         for i, part in enumerate(value):
@@ -165,7 +170,7 @@ def _list(item: Rule, low: int, high: int) -> Rule:
 
 
 def _record(rules: dict[str, Rule]) -> Rule:
-    def rule(value: Any, where: str) -> None:
+    def rule(value: object, where: str) -> None:
         if type(value) is not dict or value.keys() != rules.keys():
             _fail(where, f"an object with the keys {', '.join(rules)}", value)
         for key, inner in rules.items():
@@ -203,14 +208,14 @@ _OPS: dict[str, Rule] = {
 }
 
 
-def _op(value: Any, where: str) -> None:
+def _op(value: object, where: str) -> None:
     kind = value.get("kind") if type(value) is dict else None
     if type(kind) is not str or kind not in _OPS:
         _fail(where, f"an operation, one of {', '.join(_OPS)}", value)
     _OPS[str(kind)](value, where)
 
 
-def _classes(value: Any, where: str) -> None:
+def _classes(value: object, where: str) -> None:
     if type(value) is dict and "labels" in value:
         _record({"labels": _list(_text, 1, MAX_WIDTH), "type": _label_type})(
             value, where
@@ -220,11 +225,10 @@ def _classes(value: Any, where: str) -> None:
         _record({"size": _count(MAX_WIDTH), "type": _one_of(*TYPES)})(value, where)
 
 
-def _label_type(value: Any, where: str) -> None:
-    known = type(value) is str and (
-        value == "object" or (value[:1] == "U" and value[1:].isdecimal())
-    )
-    if not known or len(value) > 10:
+def _label_type(value: object, where: str) -> None:
+    text = value if type(value) is str else ""
+    known = text == "object" or (text[:1] == "U" and text[1:].isdecimal())
+    if not known or len(text) > 10:
         _fail(where, "'object', or 'U' and a number", value)
 
 
@@ -261,8 +265,8 @@ _check_schema = _record(
 )
 
 
-def _layout(description: dict[str, Any]) -> Layout:
-    """Give type and shape of every array, in the order of the file."""
+def _layout(description: Json) -> Layout:
+    """Return the type and shape of every array, in the order of the file."""
     layout = {f"stage.{k}": v for k, v in stage_layout(description["stage"]).items()}
     classes = description["classes"]
     if classes is not None and "size" in classes:
@@ -273,8 +277,8 @@ def _layout(description: dict[str, Any]) -> Layout:
     return dict(sorted(layout.items(), key=lambda x: (order.index(x[1][0]), x[0])))
 
 
-def stage_layout(stage: dict[str, Any]) -> Layout:
-    """Give type and shape of the arrays of a described input stage."""
+def stage_layout(stage: Json) -> Layout:
+    """Return the type and shape of the arrays of a described input stage."""
     layout: Layout = {}
     n = stage["n_features"]
     if stage["columns"] is not None:
@@ -287,8 +291,8 @@ def stage_layout(stage: dict[str, Any]) -> Layout:
     return layout
 
 
-def op_layout(op: dict[str, Any]) -> Layout:
-    """Give type and shape of the arrays of a described operation."""
+def op_layout(op: Json) -> Layout:
+    """Return the type and shape of the arrays of a described operation."""
     if op["kind"] == "linear":
         (n_out, n_in), nnz = op["shape"], op["nnz"]
         return {
@@ -305,7 +309,7 @@ def op_layout(op: dict[str, Any]) -> Layout:
 
 
 def array_bytes(layout: Layout) -> dict[str, int]:
-    """Give the bytes of every array, in Python's integers, which never wrap."""
+    """Return the bytes of every array, as Python's integers, which never overflow."""
     return {
         name: math.prod(shape) * np.dtype(TYPES[code]).itemsize
         for name, (code, shape) in layout.items()

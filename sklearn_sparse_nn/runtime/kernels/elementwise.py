@@ -1,15 +1,18 @@
-"""Activations in float32, branch-free, so that LLVM turns the loops into vectors.
+"""Activations in float32, without branches, so that LLVM turns loops into vectors.
 
-A number gets the same bits wherever it stands in a loop: only plain IEEE operations,
-in a fixed order, none of them fused.
+A number gets the same bits at every place in a loop: there are only plain IEEE
+operations, in a fixed order, none of them fused.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import extending as numba_extending
 from numba import njit, types
+from numba.core.base import BaseContext as Context
+from numba.core.typing.templates import Signature
 
 from sklearn_sparse_nn.runtime.activations import Code
 
@@ -85,7 +88,12 @@ _inline = njit(nogil=True, error_model="numpy")
 
 @intrinsic
 def _from_bits(typingctx, bits):  # type: ignore[no-untyped-def]
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(
+        context: Context,
+        builder: ir.IRBuilder,
+        sig: Signature,
+        args: Sequence[ir.Value],
+    ) -> ir.Value:
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.int32), codegen
@@ -93,9 +101,14 @@ def _from_bits(typingctx, bits):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _select(typingctx, condition, yes, no):  # type: ignore[no-untyped-def]
-    """Choose without a branch, which would keep a loop from becoming vectors."""
+    """Choose without a branch: a branch would keep a loop from becoming vectors."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(
+        context: Context,
+        builder: ir.IRBuilder,
+        sig: Signature,
+        args: Sequence[ir.Value],
+    ) -> ir.Value:
         return builder.select(*args)
 
     f32 = types.float32
@@ -104,7 +117,7 @@ def _select(typingctx, condition, yes, no):  # type: ignore[no-untyped-def]
 
 @_inline
 def exp(x):  # type: ignore[no-untyped-def]
-    """Exponential of a float32; NaN stays NaN, the ends are clipped."""
+    """Compute the exponential of a float32; NaN stays NaN, the ends are clipped."""
     y = _select(x < _EXP_HIGH, x, _EXP_HIGH)
     y = _select(y > _EXP_LOW, y, _EXP_LOW)
     n = (y * _LOG2E + _ROUND) - _ROUND
@@ -143,7 +156,7 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 
 @_inline
 def _expm1(x):  # type: ignore[no-untyped-def]
-    """Of x at most 0, by the tangent of half the argument: nothing cancels."""
+    """Compute exp(x) - 1 for x at most 0, by tanh(x / 2): nothing cancels."""
     t = _tanh(_HALF * x)
     return (t + t) / (_ONE - t)
 
@@ -209,7 +222,7 @@ def _elu(x, alpha):  # type: ignore[no-untyped-def]
 
 @_inline
 def _activate_more(code, p0, p1, values):  # type: ignore[no-untyped-def]
-    """Take those that need an exponential."""
+    """Apply an activation that needs an exponential."""
     n = values.shape[0]
     if code == Code.gelu:
         for i in range(n):

@@ -1,12 +1,12 @@
-"""The kernels: a whole net for a tile of rows, or for one row, in one call.
+"""The kernel that predicts a tile of rows, or one row, through the whole net.
 
-A tile holds 16, 32 or 64 rows of X, feature-major, so that activations never leave the
-cache: operation by operation, products, bias and activation are done for the tile in
-scratch memory. A single row is the tile of width one, with products of its own.
+A tile holds 8, 16, 32 or 64 rows of X, feature-major, so that activations never leave
+the cache: operation by operation, products, bias and activation are computed for the
+tile in scratch memory. A single row is a tile of width one, with products of its own.
 
-What to do is in `program`, one line for every operation and one before them for input
-and output; it points into `floats` (vectors and weights), `table` (which products go
-where) and `columns`. `plan` and `packing` write them, from a checked graph.
+A program has one line for every operation, and one before them for input and output.
+It points into `floats` (vectors and weights), `table` (the places of products) and
+`columns`. `program` and `packing` write these arrays from a checked graph.
 """
 
 from collections.abc import Callable
@@ -66,13 +66,13 @@ _ZERO = _f(0)
 _EXPONENT, _SIZE = np.int32(0x7F800000), np.int32(0x7FFFFFFF)
 
 _inner = njit(nogil=True, error_model="numpy")
-# Each is called in one place; compiling them by themselves would take time for nothing.
+# Each is called in one place, so compiling it alone would only take time.
 _once = njit(inline="always", nogil=True, error_model="numpy")
 
 
 @_inner
 def _is_bad(bits, allow_nan):  # type: ignore[no-untyped-def]
-    """Tell whether a row, seen as int32, has infinite values or NaN."""
+    """Return whether a row, read as int32, has infinite values or NaN."""
     bad = False
     if allow_nan:
         for j in range(bits.shape[0]):
@@ -85,7 +85,7 @@ def _is_bad(bits, allow_nan):  # type: ignore[no-untyped-def]
 
 @_once
 def _transpose_tile(X, first, n, lanes, scratch):  # type: ignore[no-untyped-def]
-    """Turn `n` rows of X into a feature-major tile, in blocks of 16 x 16."""
+    """Transpose `n` rows of X into a feature-major tile, in blocks of 16 x 16."""
     n_columns = X.shape[1]
     whole_rows = n // LANES * LANES
     whole_columns = n_columns // LANES * LANES
@@ -111,7 +111,7 @@ def _transpose_tile(X, first, n, lanes, scratch):  # type: ignore[no-untyped-def
 def load(  # type: ignore[no-untyped-def]
     X, first, n, lanes, program, floats, table, scratch, staged
 ):
-    """Check `n` rows, lay them into the tile, and take them through the input stage."""
+    """Check `n` rows, copy them into the tile, and apply the input stage."""
     head = program[0]
     allow_nan = head[FILL_AT] >= 0 and not staged
     bits = X.view(np.int32)
@@ -195,7 +195,7 @@ def _layer_norm(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
 
 @_inner
 def softmax(at, out_at, n, lanes, log, scratch):  # type: ignore[no-untyped-def]
-    """Divide the powers of a row's values, or subtract their sum's logarithm."""
+    """Compute the softmax of every row, or its logarithm."""
     for k in range(lanes):
         highest = scratch[at * lanes + k]
         for j in range(1, n):
@@ -219,7 +219,7 @@ def softmax(at, out_at, n, lanes, log, scratch):  # type: ignore[no-untyped-def]
 
 @_once
 def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
-    """Do an operation without products."""
+    """Run an operation without products."""
     n = op[N_OUT] * lanes
     x = scratch[op[IN] * lanes : op[IN] * lanes + op[N_IN] * lanes]
     out = scratch[op[OUT] * lanes : op[OUT] * lanes + n]
@@ -240,7 +240,7 @@ def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
 
 @_inner
 def operate(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
-    """Do one line of a program for `n` rows that have been loaded."""
+    """Run one line of a program for `n` rows that have been loaded."""
     if op[KIND] == LINEAR:
         multiply(op, n, lanes, floats, table, columns, scratch, spare)
     else:
@@ -258,7 +258,7 @@ def operate(op, n, lanes, floats, table, columns, scratch, spare):  # type: igno
 
 @_inner
 def tile_lanes(n, head):  # type: ignore[no-untyped-def]
-    """Choose how wide a tile is for the rows that are left."""
+    """Choose the width of the tile for the rows that are left."""
     if n <= head[SINGLE_LIMIT]:
         return 1
     if n > WIDE * 3 // 4 or head[WIDE_ONLY]:
@@ -268,7 +268,7 @@ def tile_lanes(n, head):  # type: ignore[no-untyped-def]
 
 @_once
 def store(out, first, n, at, lanes, scratch):  # type: ignore[no-untyped-def]
-    """Lay `n` rows of the output back into rows, in blocks of 16 x 16."""
+    """Transpose `n` rows of the output into `out`, in blocks of 16 x 16."""
     n_outputs = out.shape[1]
     if lanes == 1:
         out[first] = scratch[at : at + n_outputs]
@@ -309,7 +309,7 @@ def _predict(  # type: ignore[no-untyped-def]
 ):
     """Predict rows `first` to `last` of X into the same rows of `out`.
 
-    Gives False as soon as a row has NaN or infinite values.
+    Returns False as soon as a row has NaN or infinite values.
     """
     head = program[0]
     n_outputs = head[N_OUT]

@@ -1,4 +1,4 @@
-"""The products of a linear layer with a tile of rows, or with one row."""
+"""The products of a linear layer and a tile of rows, or one row."""
 
 import numpy as np
 from numba import njit
@@ -46,13 +46,13 @@ __all__ = ["multiply"]
 
 _ZERO = np.float32(0)
 
-# Each is called in one place; compiling them by themselves would take time for nothing.
+# Each is called in one place, so compiling it alone would only take time.
 _once = njit(inline="always", nogil=True, error_model="numpy")
 
 
 @_once
 def _linear_entries(op, lanes, floats, table, columns, scratch):  # type: ignore[no-untyped-def]
-    """Multiply a tile: entries of one row or of four, in the order of their columns."""
+    """Multiply a tile by entries of one or four rows, in the order of their columns."""
     row_bytes = lanes * 4
     x = scratch.ctypes.data + op[IN] * row_bytes
     out = scratch.ctypes.data + op[OUT] * row_bytes
@@ -83,7 +83,7 @@ def _linear_entries(op, lanes, floats, table, columns, scratch):  # type: ignore
 
 @_once
 def _linear_slices(op, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
-    """Multiply one row or a narrow tile: sixteen outputs interleaved."""
+    """Multiply one row or a narrow tile by sixteen interleaved outputs at once."""
     row_bytes = lanes * 4
     x = np.uintp(scratch.ctypes.data + op[IN] * row_bytes)
     out = np.uintp(scratch.ctypes.data + op[OUT] * row_bytes)
@@ -109,7 +109,7 @@ def _linear_slices(op, lanes, floats, table, columns, scratch, spare):  # type: 
 
 @_once
 def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-untyped-def]
-    """Multiply `n` rows with all weights: sixty-four outputs at once."""
+    """Multiply `n` rows by all weights, sixty-four outputs at once."""
     x = scratch.ctypes.data + op[IN] * lanes * 4
     out = spare.ctypes.data
     weights = floats.ctypes.data + op[DENSE_WEIGHTS] * 4
@@ -117,8 +117,8 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
     for first in range(0, op[N_OUT], SIDE):
         row = 0
         while row < n:
-            # What is too much falls on lanes that nobody reads. One alone in a tile
-            # is done as two: a single row's outputs would lie side by side.
+            # Superfluous results go to lanes that nobody reads. One row alone in a
+            # tile is computed as two: a single row's outputs would lie side by side.
             at_once = 6 if 5 <= n - row <= 6 else min(4, n - row)
             at_once = max(at_once, min(2, lanes))
             dot_dense(
@@ -135,13 +135,13 @@ def _linear_dense(op, n, lanes, floats, scratch, spare):  # type: ignore[no-unty
     start = op[OUT] * lanes
     size = op[N_OUT] * lanes
     scratch[start : start + size] = spare[:size]
-    if lanes > 1 and op[ACT] == Code.relu:  # where others clip as they store
+    if lanes > 1 and op[ACT] == Code.relu:  # other kernels clip as they store
         activate(op[ACT], _ZERO, _ZERO, scratch[start : start + size])
 
 
 @_once
 def multiply(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
-    """Multiply in the way that was planned for so many rows."""
+    """Multiply in the way that the plan chose for this number of rows."""
     if lanes < WIDE and n <= op[DENSE_LIMIT]:
         _linear_dense(op, n, lanes, floats, scratch, spare)
     elif lanes == WIDE:

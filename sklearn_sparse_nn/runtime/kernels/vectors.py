@@ -6,16 +6,19 @@ NEON registers. All kernels add a row's products in the order of its columns, st
 from its bias, with one rounding per product where the machine has FMA: so all give the
 same bits.
 
-Addresses are raw and nothing is checked here: every caller passes arrays that `packing`
-made from a checked graph.
+Addresses are raw, and nothing is checked here: every caller passes arrays that
+`packing` built from a checked graph.
 """
 
 import platform
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from llvmlite import binding, ir
 from numba import config, types
 from numba import extending as numba_extending
+from numba.core.base import BaseContext as Context
+from numba.core.typing.templates import Signature
 
 from sklearn_sparse_nn.runtime.kernels.layout import (
     ACCUMULATE,
@@ -35,6 +38,11 @@ __all__ = [
 ]
 
 intrinsic: Any = numba_extending.intrinsic  # its types do not know the context
+#: The arguments of a function that is written as LLVM IR.
+Values: TypeAlias = Sequence[ir.Value]
+
+#: ``body(k, carried) -> carried``, the inside of a loop.
+Body: TypeAlias = Callable[[ir.Value, list[ir.Value]], list[ir.Value]]
 
 _F32, _I8, _I16 = ir.FloatType(), ir.IntType(8), ir.IntType(16)
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -44,7 +52,7 @@ _TILES = {64: (4, 16), 32: (2, 16), 16: (1, 16), 8: (1, 8)}
 
 
 def _features() -> set[str]:
-    """Give what the processor can do that numba compiles for."""
+    """Return the features of the processor that numba compiles for."""
     given, name = (
         getattr(config, f"CPU_{what}", None) for what in ("FEATURES", "NAME")
     )
@@ -64,42 +72,42 @@ _DENSE_ROOM = 384 if "avx512f" in _HAS else 64
 
 
 class _Ir:
-    """Shorthands around an IR builder, for vectors of one length."""
+    """An IR builder with short names, for vectors of one length."""
 
-    def __init__(self, builder: Any, lanes: int = LANES) -> None:
+    def __init__(self, builder: ir.IRBuilder, lanes: int = LANES) -> None:
         self.b = builder
         self.lanes = lanes
         self.vec = ir.VectorType(_F32, lanes)
 
-    def pointer(self, address: Any, kind: Any) -> Any:
+    def pointer(self, address: ir.Value, kind: ir.Type) -> ir.Value:
         return self.b.inttoptr(address, kind.as_pointer())
 
-    def at(self, pointer: Any, n: Any) -> Any:
+    def at(self, pointer: ir.Value, n: ir.Value | int) -> ir.Value:
         index = ir.Constant(_I64, n) if isinstance(n, int) else n
         return self.b.gep(pointer, [index])
 
-    def vectors(self, pointer: Any, n: int) -> list[Any]:
-        """Give the addresses of `n` vectors that begin at a byte pointer."""
+    def vectors(self, pointer: ir.Value, n: int) -> list[ir.Value]:
+        """Return the addresses of `n` vectors that begin at a byte pointer."""
         first = self.b.bitcast(pointer, self.vec.as_pointer())
         return [self.at(first, v) for v in range(n)]
 
-    def load(self, pointer: Any, align: int = 4) -> Any:
+    def load(self, pointer: ir.Value, align: int = 4) -> ir.Value:
         return self.b.load(pointer, align=align)
 
-    def load_vector(self, pointer: Any) -> Any:
+    def load_vector(self, pointer: ir.Value) -> ir.Value:
         return self.b.load(pointer, align=4 * self.lanes)
 
-    def store_vector(self, value: Any, pointer: Any) -> None:
+    def store_vector(self, value: ir.Value, pointer: ir.Value) -> None:
         self.b.store(value, pointer, align=4 * self.lanes)
 
-    def splat(self, scalar: Any) -> Any:
+    def splat(self, scalar: ir.Value) -> ir.Value:
         one = self.b.insert_element(
             ir.Constant(self.vec, ir.Undefined), scalar, ir.Constant(_I32, 0)
         )
         zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
         return self.b.shuffle_vector(one, one, zeros)
 
-    def multiply_add(self, a: Any, x: Any, total: Any) -> Any:
+    def multiply_add(self, a: ir.Value, x: ir.Value, total: ir.Value) -> ir.Value:
         if not _FUSED:
             return self.b.fadd(self.b.fmul(a, x), total)
         name = f"llvm.fma.v{self.lanes}f32"
@@ -107,29 +115,34 @@ class _Ir:
         fma = self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name)
         return self.b.call(fma, [a, x, total])
 
-    def flag(self, flags: Any, bit: int) -> Any:
+    def flag(self, flags: ir.Value, bit: int) -> ir.Value:
         masked = self.b.and_(flags, ir.Constant(_I64, bit))
         return self.b.icmp_signed("!=", masked, ir.Constant(_I64, 0))
 
-    def plus_zero(self, total: Any) -> Any:
-        """Make +0 of -0: kernels that add stored zeros do so, and others must too."""
+    def plus_zero(self, total: ir.Value) -> ir.Value:
+        """Turn -0 into +0, as the kernels that add stored zeros do."""
         return self.b.fadd(total, ir.Constant(self.vec, [0.0] * self.lanes))
 
-    def finish(self, clip: Any, total: Any) -> Any:
-        """Clip a sum at zero, if asked."""
+    def finish(self, clip: ir.Value, total: ir.Value) -> ir.Value:
+        """Clip a sum at zero if `clip` is true, and turn -0 into +0."""
         # An ordered comparison: NaN stays NaN, as in torch.
         zero = ir.Constant(self.vec, [0.0] * self.lanes)
         total = self.plus_zero(total)
         below = self.b.fcmp_ordered("<", total, zero)
         return self.b.select(clip, self.b.select(below, zero, total), total)
 
-    def column(self, packed: Any, k: int) -> Any:
-        """Give the k-th of the four columns that are packed in one load."""
+    def column(self, packed: ir.Value, k: int) -> ir.Value:
+        """Return the k-th of the four columns that are packed in one load."""
         moved = self.b.lshr(packed, ir.Constant(_I64, k * 16)) if k else packed
         return self.b.and_(moved, ir.Constant(_I64, 0xFFFF))
 
-    def loop(self, n: Any, carried: list[Any], body: Any) -> list[Any]:
-        """Run ``body(k, carried) -> carried`` for k in range(n); give the last."""
+    def loop(
+        self,
+        n: ir.Value,
+        carried: list[ir.Value],
+        body: Body,
+    ) -> list[ir.Value]:
+        """Run ``body(k, carried) -> carried`` for k in range(n); return the last."""
         b, entry = self.b, self.b.block
         loop, done = b.append_basic_block("loop"), b.append_basic_block("done")
         zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
@@ -154,7 +167,17 @@ class _Ir:
         return last
 
 
-def _by_tile(builder: Any, tile: Any, widths: tuple[int, ...], emit: Any) -> None:
+def _nothing(context: Context) -> ir.Value:
+    """Return the value of a function that returns nothing."""
+    return context.get_dummy_value()  # type: ignore[no-untyped-call]
+
+
+def _by_tile(
+    builder: ir.IRBuilder,
+    tile: ir.Value,
+    widths: tuple[int, ...],
+    emit: Callable[[int], None],
+) -> None:
     """Emit code for every width of a tile, and the switch that chooses."""
     end = builder.append_basic_block("end")
     blocks = [builder.append_basic_block(f"tile{w}") for w in widths]
@@ -168,7 +191,9 @@ def _by_tile(builder: Any, tile: Any, widths: tuple[int, ...], emit: Any) -> Non
     builder.position_at_end(end)
 
 
-def _rows_times_tile(builder: Any, args: Any, n_rows: int, tile: int) -> None:
+def _rows_times_tile(
+    builder: ir.IRBuilder, args: Values, n_rows: int, tile: int
+) -> None:
     """Emit the products of `n_rows` rows with shared columns and a tile."""
     w_addr, c_addr, n, x_addr, out_addr, b_addr, flags = args
     n_vec, lanes = _TILES[tile]
@@ -191,7 +216,7 @@ def _rows_times_tile(builder: Any, args: Any, n_rows: int, tile: int) -> None:
             for i, out in enumerate(outs)
         ]
 
-        def body(k: Any, now: list[Any], x8: Any = x8) -> list[Any]:
+        def body(k: ir.Value, now: list[ir.Value], x8: ir.Value = x8) -> list[ir.Value]:
             column = b.zext(g.load(g.at(columns, k), 2), _I64)
             xs = g.vectors(g.at(x8, b.shl(column, shift)), at_once)
             xs = [g.load_vector(x) for x in xs]
@@ -207,15 +232,17 @@ def _rows_times_tile(builder: Any, args: Any, n_rows: int, tile: int) -> None:
 
 
 def _make_dot(n_rows: int) -> Any:
-    """Make ``dot(weights, columns, n, x, out, bias, flags)`` for tiles of 64 rows."""
+    """Build ``dot(weights, columns, n, x, out, bias, flags)`` for tiles of 64 rows."""
 
     @intrinsic
     def dot(typingctx, weights, columns, n, x, out, bias, flags):  # type: ignore[no-untyped-def]
         a, i = types.uintp, types.int64
 
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def codegen(
+            context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
+        ) -> ir.Value:
             _rows_times_tile(builder, args, n_rows, 64)
-            return context.get_dummy_value()
+            return _nothing(context)
 
         return types.void(a, a, i, a, a, a, i), codegen
 
@@ -228,7 +255,7 @@ dot_row = _make_dot(1)
 dot_group = _make_dot(GROUP)
 
 
-def _slice_times_tile(builder: Any, args: Any, tile: int) -> None:
+def _slice_times_tile(builder: ir.IRBuilder, args: Values, tile: int) -> None:
     """Emit the products of sixteen interleaved rows and a narrow tile."""
     w_addr, c_addr, n, x_addr, out_addr, order_addr, b_addr, flags = args
     n_vec, lanes = _TILES[tile]
@@ -244,7 +271,9 @@ def _slice_times_tile(builder: Any, args: Any, tile: int) -> None:
         starts = [g.splat(g.load(g.at(bias, r))) for r in rows]
         totals = [start for start in starts for _ in range(n_vec)]
 
-        def body(k: Any, now: list[Any], rows: Any = rows) -> list[Any]:
+        def body(
+            k: ir.Value, now: list[ir.Value], rows: range = rows
+        ) -> list[ir.Value]:
             fours = g.at(packed, b.mul(k, ir.Constant(_I64, LANES // 4)))
             weights, new = g.at(w, b.mul(k, ir.Constant(_I64, LANES))), []
             for i, r in enumerate(rows):
@@ -272,12 +301,14 @@ def dot_slice_tile(  # type: ignore[no-untyped-def]
     """Sixteen output rows, interleaved (SELL-16), times a tile of 8 to 32 rows of X."""
     a, i = types.uintp, types.int64
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(
+        context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
+    ) -> ir.Value:
         def emit(tile: int) -> None:
             _slice_times_tile(builder, args[:-1], tile)
 
         _by_tile(builder, args[-1], (32, 16, 8), emit)
-        return context.get_dummy_value()
+        return _nothing(context)
 
     return types.void(a, a, i, a, a, a, a, i, i), codegen
 
@@ -287,14 +318,16 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
     """Sixteen output rows, interleaved (SELL-16), times one row of X."""
     a, i = types.uintp, types.int64
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(
+        context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
+    ) -> ir.Value:
         w_addr, c_addr, n, x_addr, out_addr, b_addr = args
         g, b = _Ir(builder), builder
         w, x = g.pointer(w_addr, _VEC), g.pointer(x_addr, _F32)
         packed = g.pointer(c_addr, _I64)  # four columns in one load
 
-        def body(k: Any, now: list[Any]) -> list[Any]:
-            xs: Any = ir.Constant(_VEC, ir.Undefined)
+        def body(k: ir.Value, now: list[ir.Value]) -> list[ir.Value]:
+            xs: ir.Value = ir.Constant(_VEC, ir.Undefined)
             at = b.mul(k, ir.Constant(_I64, LANES // 4))
             for lane in range(LANES):
                 if lane % 4 == 0:
@@ -308,12 +341,12 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
         start = g.load(g.pointer(b_addr, _VEC))
         (total,) = g.loop(n, [start], body)
         b.store(g.plus_zero(total), g.pointer(out_addr, _VEC), align=4)
-        return context.get_dummy_value()
+        return _nothing(context)
 
     return types.void(a, a, i, a, a, a), codegen
 
 
-def _dense_rows(builder: Any, args: Any, n_rows: int) -> None:
+def _dense_rows(builder: ir.IRBuilder, args: Values, n_rows: int) -> None:
     """Emit the products of 64 outputs, all weights stored, and a few rows of X."""
     w_addr, n, x_addr, x_step, out_addr, out_step, b_addr = args
     g, b, n_vec = _Ir(builder), builder, SIDE // LANES
@@ -322,7 +355,9 @@ def _dense_rows(builder: Any, args: Any, n_rows: int) -> None:
     wide = max(1, min(n_vec, _DENSE_ROOM // (n_rows * LANES)))
     for first in range(0, n_vec, wide):
 
-        def body(k: Any, now: list[Any], first: int = first) -> list[Any]:
+        def body(
+            k: ir.Value, now: list[ir.Value], first: int = first
+        ) -> list[ir.Value]:
             weights = g.at(g.at(w, b.mul(k, ir.Constant(_I64, n_vec))), first)
             weights = [g.load(g.at(weights, v), 64) for v in range(wide)]
             place = g.at(x, b.mul(k, x_step))
@@ -338,7 +373,13 @@ def _dense_rows(builder: Any, args: Any, n_rows: int) -> None:
 
 
 def _store_dense(
-    g: _Ir, total: Any, out: Any, out_step: Any, vector: int, row: int, n_rows: int
+    g: _Ir,
+    total: ir.Value,
+    out: ir.Value,
+    out_step: ir.Value,
+    vector: int,
+    row: int,
+    n_rows: int,
 ) -> None:
     """Store sixteen outputs of one row: side by side, or in a tile."""
     total = g.plus_zero(total)
@@ -364,12 +405,14 @@ def dot_dense(  # type: ignore[no-untyped-def]
     """
     a, i = types.uintp, types.int64
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(
+        context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
+    ) -> ir.Value:
         def emit(n_rows: int) -> None:
             _dense_rows(builder, args[:-1], n_rows)
 
         _by_tile(builder, args[-1], (6, 4, 3, 2, 1), emit)
-        return context.get_dummy_value()
+        return _nothing(context)
 
     return types.void(a, i, a, i, a, i, a, i), codegen
 
@@ -379,24 +422,26 @@ def transpose(typingctx, source, stride, target, row_bytes):  # type: ignore[no-
     """Turn 16 rows of 16 floats, `stride` bytes apart, to rows `row_bytes` apart."""
     a, i = types.uintp, types.int64
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def codegen(
+        context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
+    ) -> ir.Value:
         source, stride, target, row_bytes = args
         g, b = _Ir(builder), builder
         source, target = g.pointer(source, _I8), g.pointer(target, _I8)
 
-        def row(base: Any, step: Any, r: int) -> Any:
+        def row(base: ir.Value, step: ir.Value, r: int) -> ir.Value:
             place = g.at(base, b.mul(step, ir.Constant(_I64, r)))
             return b.bitcast(place, _VEC.as_pointer())
 
         rows = [g.load(row(source, stride, r)) for r in range(LANES)]
         for r, out in enumerate(_transposed(b, rows)):
             b.store(out, row(target, row_bytes, r), align=4)
-        return context.get_dummy_value()
+        return _nothing(context)
 
     return types.void(a, i, a, i), codegen
 
 
-def _transposed(b: Any, rows: list[Any]) -> list[Any]:
+def _transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """Transpose by four rounds of swaps: bit `d` of row and lane change places."""
     for d in (1, 2, 4, 8):
         low = [j if not j & d else LANES + (j ^ d) for j in range(LANES)]
