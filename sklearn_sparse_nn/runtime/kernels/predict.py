@@ -54,8 +54,8 @@ __all__ = [
     "ROWS_OF_OUT",
     "ROWS_OF_X",
     "load",
-    "operate",
     "run",
+    "run_line",
     "softmax",
     "store",
     "tile_lanes",
@@ -239,7 +239,7 @@ def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
 
 
 @_inner
-def operate(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
+def run_line(op, n, lanes, floats, table, columns, scratch, spare):  # type: ignore[no-untyped-def]
     """Run one line of a program for `n` rows that have been loaded."""
     if op[KIND] == LINEAR:
         multiply(op, n, lanes, floats, table, columns, scratch, spare)
@@ -320,7 +320,7 @@ def _predict(  # type: ignore[no-untyped-def]
         if not load(X, first, n, lanes, program, floats, table, scratch, staged):
             return False
         for i in range(1, program.shape[0]):
-            operate(program[i], n, lanes, floats, table, columns, scratch, spare)
+            run_line(program[i], n, lanes, floats, table, columns, scratch, spare)
         at = head[OUT]
         if proba:
             softmax(at, at, n_outputs, lanes, False, scratch)

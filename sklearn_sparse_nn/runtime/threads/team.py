@@ -26,8 +26,8 @@ from sklearn_sparse_nn.runtime.kernels.predict import (
     ROWS_OF_OUT,
     ROWS_OF_X,
     load,
-    operate,
     run,
+    run_line,
     softmax,
     store,
     tile_lanes,
@@ -100,7 +100,7 @@ def _share_lines(  # type: ignore[no-untyped-def]
                     put(at + FINE * 8, 0)
             elif step < n_steps - 1:
                 op = program[step]
-                operate(op, n, lanes, floats, table, columns, scratch, spare)
+                run_line(op, n, lanes, floats, table, columns, scratch, spare)
             else:
                 if board[PROBA]:
                     softmax(head[OUT], head[OUT], head[N_OUT], lanes, False, scratch)
