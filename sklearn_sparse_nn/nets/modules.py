@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softsign": nn.Softsign,
 }
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-#: Modules that act on every unit alone, and those that only shape the outputs.
+#: Modules that act on every unit alone.
 ELEMENTWISE: tuple[type[nn.Module], ...] = (
     *ACTIVATIONS.values(),
     nn.Dropout,
@@ -36,6 +36,7 @@ ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.Softplus,
     nn.Hardtanh,
 )
+#: Modules that only change the form of the outputs.
 OUTPUTS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
 
 
@@ -45,7 +46,7 @@ class Standardize(nn.Module):
     Parameters
     ----------
     mean, scale : array of shape (n_inputs,)
-        Of the training data.
+        The mean and the scale of every column of the training data.
     """
 
     mean: Tensor
@@ -67,9 +68,9 @@ class SeededDropout(nn.Dropout):
     Parameters
     ----------
     p : float in [0, 1)
-        Probability that an activation is zeroed in training.
+        The probability that an activation is zeroed in training.
     seed : int
-        Where its generator starts, on whatever device the activations are.
+        The seed of the generator, which is on the device of the activations.
     """
 
     def __init__(self, p: float, seed: int) -> None:
@@ -95,19 +96,19 @@ class TabularModule(nn.Sequential):
     Parameters
     ----------
     mean, scale : array of shape (n_inputs,)
-        Of the training inputs.
+        The mean and the scale of every column of the training data.
     n_outputs : int
-        Classes, or targets.
+        The number of classes, or of targets.
     hidden_layer_sizes : sequence of int, default=(256, 256, 256)
-        Width of every hidden layer; empty for a linear model.
+        The width of every hidden layer; empty for a linear model.
     activation : str, default="relu"
         A name in `ACTIVATIONS`.
     dropout : float in [0, 1), default=0.0
-        After every activation.
+        The probability of dropout after every activation.
     norm : {"batch", "layer"} or None, default=None
-        Between a linear map and its activation.
+        The norm between a linear map and its activation.
     seed : int, default=0
-        Initial weights and dropout come from it alone.
+        The seed of the initial weights and of dropout.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class TabularModule(nn.Sequential):
 
 
 def _linear(n_inputs: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
-    """Make a linear layer with torch's own initial distribution, own generator."""
+    """Build a linear layer with torch's initial distribution and this generator."""
     layer = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
     bound = n_inputs**-0.5
     with torch.no_grad():

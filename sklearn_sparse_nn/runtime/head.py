@@ -128,7 +128,7 @@ class Head(Sealed):
 
     @property
     def is_plain_softmax(self) -> bool:
-        """Whether probabilities are the softmax of all raw outputs."""
+        """Return whether probabilities are the softmax of all raw outputs."""
         return self.output == "softmax" and self.n_outputs == len(self.known_classes)
 
     def probabilities(

@@ -1,7 +1,7 @@
-"""Known functions, as steps, with torch's own parameters.
+"""The known functions, as steps, with torch's own parameters.
 
-Each takes the step that torch's function takes, and constants as float64 arrays,
-tensors or numbers. A TypeError says that something about the call is not known.
+Each takes a step in place of torch's tensor, and constants as float64 arrays, tensors
+or numbers. A TypeError says which part of the call is not known.
 """
 
 import operator
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def linear(x: Step, weight: Any, bias: Any = None) -> Step:
-    """``x @ weight.T + bias``."""
+    """Compute ``x @ weight.T + bias``."""
     refuse_flat(x)
     values = array(weight)
     if values.ndim != 2:
@@ -46,14 +46,14 @@ def linear(x: Step, weight: Any, bias: Any = None) -> Step:
 
 
 def matmul(x: Any, other: Any) -> Step:
-    """``x @ other`` with a constant matrix."""
+    """Compute ``x @ other`` with a constant matrix."""
     if not isinstance(x, Step) or isinstance(other, Step):
         raise TypeError("only value @ constant matrix is known")
     return linear(x, array(other).T)
 
 
 def affine(x: Step, scale: Any, shift: Any) -> Step:
-    """``x * scale + shift``."""
+    """Compute ``x * scale + shift``."""
     if not isinstance(x, Step):
         raise TypeError(f"it is applied to a {type(x).__name__}")
     if x.flat and max(np.size(array(scale)), np.size(array(shift))) > 1:
@@ -72,7 +72,7 @@ def _both(a: Step, b: Step) -> Step:
 
 
 def add(x: Any, other: Any, *, alpha: float = 1) -> Step:
-    """``x + alpha * other``."""
+    """Compute ``x + alpha * other``."""
     if isinstance(other, Step):
         other = other if alpha == 1 else affine(other, alpha, 0)
         return _both(x, other) if isinstance(x, Step) else affine(other, 1, x)
@@ -80,26 +80,26 @@ def add(x: Any, other: Any, *, alpha: float = 1) -> Step:
 
 
 def sub(x: Any, other: Any, *, alpha: float = 1) -> Step:
-    """``x - alpha * other``."""
+    """Compute ``x - alpha * other``."""
     if isinstance(other, Step):
         return add(x, affine(other, -alpha, 0))
     return affine(x, 1, -array(other) * alpha)
 
 
 def rsub(x: Any, other: Any) -> Step:
-    """``other - x``."""
+    """Compute ``other - x``."""
     return sub(other, x)
 
 
 def mul(x: Any, other: Any) -> Step:
-    """``x * other``, one of them a constant."""
+    """Compute ``x * other``, one of them a constant."""
     if isinstance(other, Step):
         x, other = other, x
     return affine(x, other, 0)
 
 
 def div(x: Any, other: Any) -> Step:
-    """``x / other`` with a constant."""
+    """Compute ``x / other`` with a constant."""
     values = array(other)
     if np.any(values == 0):
         raise ValueError("The net divides by 0")
@@ -110,12 +110,12 @@ def div(x: Any, other: Any) -> Step:
 
 
 def neg(x: Any) -> Step:
-    """``-x``."""
+    """Compute ``-x``."""
     return affine(x, -1, 0)
 
 
 def cat(tensors: Any, dim: int = 0) -> Step:
-    """Columns side by side."""
+    """Concatenate columns."""
     tensors = list(tensors)
     refuse_flat(*tensors)
     if dim not in (1, -1):
@@ -133,7 +133,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Step:
-    """Batch normalisation by running statistics."""
+    """Normalise columns by the running statistics of a batch norm."""
     refuse_flat(x)
     if training or running_mean is None or running_var is None:
         raise TypeError("it normalises by the statistics of each batch")
@@ -157,7 +157,7 @@ def layer_norm(
     bias: Any = None,
     eps: float = 1e-5,
 ) -> Step:
-    """Layer normalisation over the columns."""
+    """Normalise rows over the columns."""
     refuse_flat(x)
     if tuple(normalized_shape) != (x.width,):
         raise ValueError(
@@ -214,7 +214,7 @@ def _gelu(x: Any, approximate: str = "none") -> Step:
 
 
 def clamp(x: Any, min: Any = None, max: Any = None) -> Step:
-    """Limits on both sides, or 0 below."""
+    """Clip values on both sides, or at 0 below."""
     if max is None and isinstance(min, (int, float)) and min == 0:
         return _activate(x, "relu")
     if not isinstance(min, (int, float)) or not isinstance(max, (int, float)):
@@ -223,13 +223,13 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Step:
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
-    """Nothing, in evaluation."""
+    """Return the values: in evaluation dropout changes nothing."""
     if training and p:
         raise TypeError("it drops values in evaluation too; give it self.training")
     return x
 
 
-#: By torch's names.
+#: The functions by torch's names.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linear": linear,
     "matmul": matmul,
@@ -272,7 +272,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "getattr": shapes.attribute,
     "getitem": shapes.item,
 }
-#: torch's and Python's own functions, whose names may end in ``_``: in place.
+#: The names of torch's and Python's functions; ``_`` at the end means in place.
 BY_TARGET: dict[Any, str] = {getattr: "getattr"} | {
     getattr(home, name + end): name + end
     for home in (operator, torch, F)

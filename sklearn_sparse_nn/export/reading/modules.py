@@ -1,4 +1,4 @@
-"""Known modules, as steps."""
+"""The known modules, as steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,7 @@ def _same(m: nn.Module, x: Step) -> Step:
 def _function(
     name: str, *attributes: str, **fixed: Any
 ) -> Callable[[nn.Module, Step], Step]:
-    """Apply a function with parameters that are attributes of the module."""
+    """Build a conversion by a function; its parameters are the module's attributes."""
     function = functions.FUNCTIONS[name]
 
     def convert(m: nn.Module, x: Step) -> Step:
@@ -56,7 +56,7 @@ def _function(
     return convert
 
 
-#: How a module, a copy in evaluation mode, acts on a step.
+#: The conversion of a module, which is a copy in evaluation mode.
 MODULES: dict[type[nn.Module], Callable[[Any, Step], Step]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
@@ -79,7 +79,7 @@ MODULES: dict[type[nn.Module], Callable[[Any, Step], Step]] = {
 
 
 def width_of(module: nn.Module) -> int | None:
-    """Tell how many columns a module takes, if it says so."""
+    """Return the number of columns that a module takes, if it says so."""
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, nn.BatchNorm1d):
@@ -92,7 +92,7 @@ def width_of(module: nn.Module) -> int | None:
 
 
 def listed() -> str:
-    """Name what is supported."""
+    """Return a sentence that lists what is supported."""
     names = ", ".join(kind.__name__ for kind in MODULES if kind is not SeededDropout)
     return (
         f"Supported are {names}, their functional forms, sums, products with "
