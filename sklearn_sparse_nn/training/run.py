@@ -6,9 +6,6 @@ first callback that asks for a stop. Pruning needs to act between epochs of *one
 callback's wish from a person's.
 """
 
-import dis
-import signal
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -20,6 +17,7 @@ from skorch.callbacks import Checkpoint, EarlyStopping
 
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.nets.batches import BatchIterator
+from sklearn_sparse_nn.training.interruption import InterruptWatch
 
 __all__ = [
     "ChunkRun",
@@ -111,37 +109,44 @@ class TrainingRun:
         KeyboardInterrupt
             A person's, at once; one that a callback raises ends in False instead.
         """
-        net = self.net
         self._trained = True
-        try:
-            net.notify("on_epoch_begin", **self._datasets)
-            net.run_single_epoch(
-                _announced(self._train, before_batch),
-                training=True,
-                prefix="train",
-                step_fn=net.train_step,
-            )
-            self._check_loss(phase)
-            net.run_single_epoch(
-                self._valid, training=False, prefix="valid", step_fn=net.validation_step
-            )
-        except KeyboardInterrupt as stop:
-            if not _asked_by_callback(stop, net):
-                raise
-            return False
-        return self._end_epoch()
+        with InterruptWatch() as watch:
+            try:
+                self._run_epoch(phase, before_batch)
+            except KeyboardInterrupt:
+                if watch.signalled:
+                    raise
+                return False
+            return self._end_epoch(watch)
 
-    def _end_epoch(self) -> bool:
-        """Tell all of the epoch's end; who asks for a stop keeps it from no other.
+    def _run_epoch(
+        self, phase: str, before_batch: Callable[[Fraction], None] | None
+    ) -> None:
+        """Run all training batches, then all validation batches."""
+        net = self.net
+        net.notify("on_epoch_begin", **self._datasets)
+        net.run_single_epoch(
+            _announced(self._train, before_batch),
+            training=True,
+            prefix="train",
+            step_fn=net.train_step,
+        )
+        self._check_loss(phase)
+        net.run_single_epoch(
+            self._valid, training=False, prefix="valid", step_fn=net.validation_step
+        )
+
+    def _end_epoch(self, watch: InterruptWatch) -> bool:
+        """Call every ``on_epoch_end``, also after one of them has asked for a stop.
 
         A learning-rate schedule would else miss a step of a run that goes on.
         """
         go_on = True
-        for hears in (self.net, *(callback for _, callback in self.net.callbacks_)):
+        for listener in (self.net, *(callback for _, callback in self.net.callbacks_)):
             try:
-                hears.on_epoch_end(self.net, **self._datasets)
-            except KeyboardInterrupt as stop:
-                if not _asked_by_callback(stop, self.net):
+                listener.on_epoch_end(self.net, **self._datasets)
+            except KeyboardInterrupt:
+                if watch.signalled:
                     raise
                 go_on = False
         return go_on
@@ -310,36 +315,6 @@ def _monitors(net: NeuralNet) -> list[Any]:
         for _, callback in net.callbacks_
         if isinstance(callback, (EarlyStopping, Checkpoint))
     ]
-
-
-def _asked_by_callback(stop: KeyboardInterrupt, net: NeuralNet) -> bool:
-    """Tell a ``raise KeyboardInterrupt`` in a callback from a real Ctrl-C.
-
-    A signal arrives between instructions, wherever the interpreter is. A callback's
-    stop ends in a raise instruction, in one of its methods or in what that calls,
-    and not in a handler of the signal.
-    """
-    steps = list(traceback.walk_tb(stop.__traceback__))
-    innermost = stop.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    if innermost is None:
-        return False
-    code = innermost.tb_frame.f_code
-    raised = dis.opname[code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
-    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
-    handled = any(frame.f_code is handler for frame, _ in steps)
-    callbacks = [callback for _, callback in net.callbacks_]
-    owners = [_receiver(frame) for frame, _ in steps]
-    owned = any(owner is callback for owner in owners for callback in callbacks)
-    owned = owned or owners[-1] is net
-    return raised and owned and not handled
-
-
-def _receiver(frame: Any) -> Any:
-    """Give a frame's first argument, whatever it is called: a method's own object."""
-    code = frame.f_code
-    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
 def drop_training_state(net: NeuralNet) -> None:
