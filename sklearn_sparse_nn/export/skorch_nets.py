@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.nets.batches import BatchIterator
+from sklearn_sparse_nn.nets.host import FIND_NONLINEARITY, criteria, original
 
 __all__ = ["output_of", "refuse_unknown_net"]
 
@@ -35,7 +36,7 @@ _PATH = (
     "get_dataset",
     "get_iterator",
     "get_params_for",
-    "_get_predict_nonlinearity",
+    FIND_NONLINEARITY,
 )
 #: What a loader may be told without changing the rows or their order.
 _LOADING = (
@@ -95,8 +96,8 @@ def _unknown(net: NeuralNet) -> str | None:
     if output_of(net) is None:
         if net.predict_nonlinearity not in ("auto", None):
             return f"has predict_nonlinearity={net.predict_nonlinearity!r}"
-        losses = (type(getattr(net, f"{name}_", None)) for name in net._criteria)
-        return f"has the loss {', '.join(loss.__name__ for loss in losses)}"
+        losses = (type(loss).__name__ for loss in criteria(net))
+        return f"has the loss {', '.join(losses)}"
     return None
 
 
@@ -119,10 +120,10 @@ def output_of(net: NeuralNet) -> str | None:
     if net.predict_nonlinearity != "auto":
         return None
     binary = isinstance(net, NeuralNetBinaryClassifier)
-    if len(net._criteria) != 1:
+    losses = criteria(net)
+    if len(losses) != 1:
         return None if binary else "identity"
-    criterion = getattr(net, f"{net._criteria[0]}_")
-    criterion = getattr(criterion, "_orig_mod", criterion)
+    criterion = original(losses[0])
     if isinstance(criterion, torch.nn.CrossEntropyLoss):
         return None if binary else "softmax"
     if isinstance(criterion, torch.nn.BCEWithLogitsLoss):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sklearn_sparse_nn.nets.host import original
 from sklearn_sparse_nn.nets.layers import PrunableLayer
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
 
@@ -52,7 +53,7 @@ def linear_chain(
     names = {layer.module: name for name, layer in layers.items()}
     weights: dict[str, np.ndarray] = {}
     input_scale, mixes = np.ones(1), False
-    for step in _steps(getattr(module, "_orig_mod", module)):
+    for step in _steps(original(module)):
         last = next(reversed(weights), None)
         if isinstance(step, nn.Linear):
             if step not in names or names[step] in weights:

@@ -9,6 +9,8 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from sklearn_sparse_nn.nets.host import original
+
 __all__ = [
     "copy_module",
     "first_outputs",
@@ -84,8 +86,7 @@ def private_twin(net: NeuralNet) -> NeuralNet:
     twin : skorch.NeuralNet
         Do not train it.
     """
-    module: nn.Module = getattr(net.module_, "_orig_mod", net.module_)
-    return _twin(net, copy_module(module, share_weights=True))
+    return _twin(net, copy_module(original(net.module_), share_weights=True))
 
 
 def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sklearn_sparse_nn.exceptions import UnknownNameError
+from sklearn_sparse_nn.nets.host import (
+    AnyConv,
+    AnyConvTranspose,
+    original,
+    own_parameters,
+)
 
 __all__ = [
     "PrunableLayer",
@@ -22,8 +27,8 @@ __all__ = [
     "zero_mask",
 ]
 
-_PRUNABLE = (nn.Linear, _ConvNd, nn.Embedding, nn.EmbeddingBag)
-_INPUTS_FIRST = (nn.Embedding, nn.EmbeddingBag, _ConvTransposeNd)
+_PRUNABLE = (nn.Linear, AnyConv, nn.Embedding, nn.EmbeddingBag)
+_INPUTS_FIRST = (nn.Embedding, nn.EmbeddingBag, AnyConvTranspose)
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,13 @@ def prunable_layers(module: nn.Module) -> dict[str, PrunableLayer]:
     >>> list(prunable_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU())))
     ['0']
     """
-    module = getattr(module, "_orig_mod", module)  # torch.compile
     layers: dict[str, PrunableLayer] = {}
     seen: set[int] = set()
-    for path, child in module.named_modules():
+    for path, child in original(module).named_modules():
         if not is_prunable(child):
             continue
         name = path or type(child).__name__.lower()
-        weight = child._parameters.get("weight")
+        weight = own_parameters(child).get("weight")
         if weight is None:
             raise ValueError(
                 f"The weight of layer {name!r} is computed from other parameters "

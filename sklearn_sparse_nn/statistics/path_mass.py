@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from sklearn_sparse_nn.nets.copies import copy_module
+from sklearn_sparse_nn.nets.host import AnyBatchNorm, own_modules
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
 from sklearn_sparse_nn.statistics.sampling import Calls, Sample
 
 __all__ = ["path_mass_slopes"]
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_NORMS = (AnyBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _THROUGH = (Standardize, *_NORMS, *ELEMENTWISE, *OUTPUTS)
 
 
@@ -76,9 +76,10 @@ def _linearized(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(copy, _THROUGH):
         return nn.Identity()
     for parent in list(copy.modules()):
-        for name, child in list(parent._modules.items()):  # one may come twice
+        children = own_modules(parent)  # one may come twice
+        for name, child in list(children.items()):
             if isinstance(child, _THROUGH):
-                parent._modules[name] = nn.Identity()
+                children[name] = nn.Identity()
     with torch.no_grad():
         for name, parameter in copy.named_parameters():
             if name.split(".")[-1].startswith("bias"):

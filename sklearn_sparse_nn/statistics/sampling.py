@@ -10,6 +10,7 @@ from skorch.dataset import unpack_data
 from torch import Tensor, nn
 
 from sklearn_sparse_nn.nets.copies import private_twin
+from sklearn_sparse_nn.nets.host import own_parameters
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
 __all__ = ["Calls", "Sample", "sample_rows", "sharing"]
@@ -137,7 +138,7 @@ def sharing(
     }
     found = {}
     for child in module.modules():
-        weight = child._parameters.get("weight")
+        weight = own_parameters(child).get("weight")
         name = names.get((type(child), id(weight)))
         if name is not None:
             found[child] = name
@@ -148,10 +149,11 @@ def _unfreeze(module: nn.Module) -> None:
     """Let every weight of a private copy have a slope, sharing what is in it."""
     free: dict[int, nn.Parameter] = {}
     for child in module.modules():
-        for name, parameter in child._parameters.items():
+        parameters = own_parameters(child)
+        for name, parameter in parameters.items():
             if parameter is not None and not parameter.requires_grad:
                 twin = free.setdefault(id(parameter), nn.Parameter(parameter.detach()))
-                child._parameters[name] = twin
+                parameters[name] = twin
 
 
 def sample_rows(dataset: Any, n_rows: int | None, generator: torch.Generator) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from skorch import NeuralNet
 from torch import Tensor
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from sklearn_sparse_nn.nets.copies import first_outputs, rows_run
+from sklearn_sparse_nn.nets.host import AnyConvTranspose
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 from sklearn_sparse_nn.statistics.activations import LastInput
 from sklearn_sparse_nn.statistics.sampling import Calls
@@ -66,7 +66,7 @@ def shape_of(net: NeuralNet, X: Any) -> NetShape:
 
 def _uses(layer: PrunableLayer, calls: Calls, n_rows: int) -> int:
     n_units = layer.turned(layer.weight).shape[0]
-    if isinstance(layer.module, _ConvTransposeNd):
+    if isinstance(layer.module, AnyConvTranspose):
         n_units *= layer.module.groups
     outputs: list[Tensor] = [values for _, values in calls.seen[layer.name]]
     return max(1, sum(map(torch.numel, outputs)) // (n_rows * n_units))

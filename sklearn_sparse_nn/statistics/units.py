@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from sklearn_sparse_nn.nets.host import AnyConv, AnyConvTranspose
 from sklearn_sparse_nn.nets.layers import (
     PrunableLayer,
     is_prunable,
@@ -126,7 +126,7 @@ def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:
         n_entries = layer.weight.shape[0]
         counts = torch.bincount(inputs.reshape(-1), minlength=n_entries)
         return counts.to(layer.weight.dtype)
-    if isinstance(layer.module, _ConvNd):
+    if isinstance(layer.module, AnyConv):
         return inputs.square().transpose(0, 1).flatten(1).sum(1)
     return inputs.square().flatten(0, -2).sum(0)
 
@@ -135,7 +135,7 @@ def _beside_weight(layer: PrunableLayer, by_input: Tensor) -> Tensor:
     """Shape values of a layer's inputs so that they broadcast against its weight."""
     shape = layer.turned(layer.weight).shape
     groups = getattr(layer.module, "groups", 1)
-    turned = isinstance(layer.module, _ConvTransposeNd)
+    turned = isinstance(layer.module, AnyConvTranspose)
     if by_input.ndim == 0:  # a layer that was never called
         by_input = by_input.expand(shape[1] * (1 if turned else groups))
     by_group = by_input.reshape(1, -1)
@@ -147,7 +147,7 @@ def _beside_weight(layer: PrunableLayer, by_input: Tensor) -> Tensor:
 
 def _units_last(layer: PrunableLayer, values: Tensor) -> Tensor:
     """Give values as (rows and positions, units)."""
-    if isinstance(layer.module, _ConvNd):
+    if isinstance(layer.module, AnyConv):
         return values.transpose(0, 1).flatten(1).T
     return values.flatten(0, -2)
 

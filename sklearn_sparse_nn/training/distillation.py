@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sklearn_sparse_nn.nets.copies import copy_module
+from sklearn_sparse_nn.nets.host import original
 
 __all__ = ["Distill", "check_distillable"]
 
@@ -69,7 +70,7 @@ class Distill:
         self._net = net
         self._weight = weight
         self._temperature = temperature
-        self._teacher: Any = copy_module(getattr(net.module_, "_orig_mod", net.module_))
+        self._teacher: Any = copy_module(original(net.module_))
         self._teacher.eval().requires_grad_(False)
 
     def __enter__(self) -> "Distill":
@@ -137,7 +138,7 @@ class Distill:
 
 def _criterion(net: NeuralNet) -> Any:
     """Give the loss; skorch's ``compile=True`` compiles it too."""
-    return getattr(net.criterion_, "_orig_mod", net.criterion_)
+    return original(net.criterion_)
 
 
 def _first(outputs: Any) -> Tensor:

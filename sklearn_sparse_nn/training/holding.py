@@ -8,8 +8,8 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor
 
+from sklearn_sparse_nn.nets.host import optimizers
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.training.run import optimizers
 
 __all__ = ["MaskHolder"]
 

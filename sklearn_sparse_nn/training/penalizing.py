@@ -18,8 +18,8 @@ from sklearn_sparse_nn.core.penalties import (
     sample_gate,
     shrink,
 )
+from sklearn_sparse_nn.nets.host import optimizers
 from sklearn_sparse_nn.nets.layers import PrunableLayer
-from sklearn_sparse_nn.training.run import optimizers
 
 __all__ = ["L0Penalty", "L1Penalty", "Penalty"]
 

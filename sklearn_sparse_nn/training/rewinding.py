@@ -5,7 +5,7 @@ from typing import Any
 
 from skorch import NeuralNet
 
-from sklearn_sparse_nn.training.run import optimizers
+from sklearn_sparse_nn.nets.host import optimizers
 
 __all__ = ["Beginning"]
 

@@ -17,24 +17,10 @@ from skorch.callbacks import Checkpoint, EarlyStopping
 
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.nets.batches import BatchIterator
+from sklearn_sparse_nn.nets.host import drop_optimizers
 from sklearn_sparse_nn.training.interruption import InterruptWatch
 
-__all__ = [
-    "ChunkRun",
-    "TrainingRun",
-    "drop_training_state",
-    "optimizers",
-    "refuse_restoring",
-]
-
-
-def optimizers(net: NeuralNet) -> list[Any]:
-    """Give all optimizers of an initialized net; most have one.
-
-    What accelerate wraps around an optimizer takes no hooks, so it is looked inside.
-    """
-    found = [getattr(net, f"{name}_") for name in net._optimizers]
-    return [getattr(optimizer, "optimizer", optimizer) for optimizer in found]
+__all__ = ["ChunkRun", "TrainingRun", "drop_training_state", "refuse_restoring"]
 
 
 class TrainingRun:
@@ -326,8 +312,7 @@ def drop_training_state(net: NeuralNet) -> None:
         Fitted. It still predicts; train it further through ``FrozenEstimator``, or
         call its ``initialize_optimizer()`` first.
     """
-    for name in net._optimizers:
-        setattr(net, f"{name}_", None)
+    drop_optimizers(net)
     for _, callback in net.callbacks_:
         if isinstance(callback, EarlyStopping):
             callback.best_model_weights_ = None

@@ -1,0 +1,178 @@
+"""The private parts of torch and skorch, in the only file that touches them.
+
+They are old: the dictionaries of modules, base classes of convolutions and norms, and
+skorch's lists of names have been there for years. A test keeps them out of all other
+files.
+"""
+
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import EarlyStopping
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+__all__ = [
+    "FIND_NONLINEARITY",
+    "AnyBatchNorm",
+    "AnyConv",
+    "AnyConvTranspose",
+    "criteria",
+    "drop_optimizers",
+    "has_forward_hooks",
+    "has_global_forward_hooks",
+    "mark_as_scheduled",
+    "n_forward_hooks",
+    "optimizers",
+    "original",
+    "own_buffers",
+    "own_modules",
+    "own_parameters",
+    "part_names",
+    "pickles_without_best",
+    "set_own_buffers",
+    "set_own_modules",
+    "version",
+]
+
+#: Base classes of torch's layers of any number of dimensions. An instance norm is a
+#: batch norm here, as in torch.
+AnyConv, AnyConvTranspose, AnyBatchNorm = _ConvNd, _ConvTransposeNd, _NormBase
+#: The method by which a skorch net finds what follows its module in `predict_proba`.
+FIND_NONLINEARITY = "_get_predict_nonlinearity"
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_Module = TypeVar("_Module")
+
+
+def original(module: _Module) -> _Module:
+    """Return the module that ``torch.compile`` was given, or an uncompiled one itself.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> original(torch.compile(layer, backend="eager")) is layer
+    True
+    >>> original(layer) is layer
+    True
+    """
+    return getattr(module, "_orig_mod", module)
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return a module's own parameters, without those of modules inside it.
+
+    Writing to the result changes the module. A weight that is computed from other
+    parameters is not in it.
+
+    Examples
+    --------
+    >>> list(own_parameters(nn.Linear(2, 1, bias=False)))
+    ['weight', 'bias']
+    """
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return a module's own buffers, without those of modules inside it."""
+    return module._buffers
+
+
+def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the modules directly inside a module; one may come twice.
+
+    Writing to the result changes the module.
+    """
+    return module._modules
+
+
+def set_own_buffers(module: nn.Module, buffers: Mapping[str, Tensor | None]) -> None:
+    """Replace all own buffers of a module, also of one that was never initialized."""
+    vars(module)["_buffers"] = dict(buffers)
+
+
+def set_own_modules(module: nn.Module, modules: Mapping[str, Any]) -> None:
+    """Replace all modules directly inside a module; they may be of any type."""
+    vars(module)["_modules"] = dict(modules)
+
+
+def n_forward_hooks(module: nn.Module) -> tuple[int, int]:
+    """Count a module's hooks after and before its forward."""
+    return len(module._forward_hooks), len(module._forward_pre_hooks)
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Check whether a hook may change what a module's forward takes or returns."""
+    return any(n_forward_hooks(module))
+
+
+def has_global_forward_hooks() -> bool:
+    """Check whether hooks are registered that torch calls for all modules."""
+    return any(getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS)
+
+
+def version(tensor: Tensor) -> int | None:
+    """Return torch's count of a tensor's changes; None for inference tensors.
+
+    Examples
+    --------
+    >>> values = torch.zeros(2)
+    >>> before = version(values)
+    >>> version(values.add_(1)) - before
+    1
+    """
+    return None if tensor.is_inference() else tensor._version
+
+
+def optimizers(net: NeuralNet) -> list[torch.optim.Optimizer]:
+    """Return all optimizers of an initialized net; most nets have one.
+
+    A wrapper of accelerate takes no hooks, so the optimizer inside it is returned.
+    """
+    found = [getattr(net, f"{name}_") for name in net._optimizers]
+    return [getattr(optimizer, "optimizer", optimizer) for optimizer in found]
+
+
+def drop_optimizers(net: NeuralNet) -> None:
+    """Set all optimizers of a net to None."""
+    for name in net._optimizers:
+        setattr(net, f"{name}_", None)
+
+
+def criteria(net: NeuralNet) -> list[Any]:
+    """Return all losses of a net, None for one that is not initialized."""
+    return [getattr(net, f"{name}_", None) for name in net._criteria]
+
+
+def part_names(net: NeuralNet) -> list[str]:
+    """Return the names of the attributes that hold a net's modules and losses."""
+    return [f"{name}_" for name in net._modules + net._criteria]
+
+
+def pickles_without_best(callback: object) -> bool:
+    """Check whether pickling drops a callback's weights of the best epoch.
+
+    skorch's `EarlyStopping` drops them.
+    """
+    own = getattr(type(callback), "__getstate__", None)
+    return own is EarlyStopping.__getstate__
+
+
+def mark_as_scheduled(optimizer: torch.optim.Optimizer) -> None:
+    """Mark an optimizer as one that a learning-rate schedule watches, as torch does.
+
+    The mark is not pickled; without it torch warns of steps in the wrong order.
+    """
+    step = type(optimizer).step
+
+    @wraps(step)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        return step(optimizer, *args, **kwargs)
+
+    watched._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer.step = watched  # type: ignore[method-assign]
