@@ -10,6 +10,13 @@ from torch import Tensor, nn
 
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.export.model import export_pruner
+from sklearn_sparse_nn.nets.host import (
+    criteria,
+    n_forward_hooks,
+    own_buffers,
+    own_parameters,
+    version,
+)
 from sklearn_sparse_nn.runtime import SparseModel
 
 __all__ = ["predicting_model"]
@@ -73,7 +80,7 @@ def _settings(estimator: Any) -> Any:
         net.device,
         net.predict_nonlinearity,
         getattr(net, "threshold", None),
-        [type(getattr(net, f"{name}_", None)) for name in net._criteria],
+        [type(criterion) for criterion in criteria(net)],
     )
 
 
@@ -84,24 +91,24 @@ def _state(module: nn.Module) -> Iterator[Any]:
     their bits are added up too, in a tenth of a millisecond for the default net.
     """
     for child in module.modules():
-        yield id(child), len(child._forward_hooks), len(child._forward_pre_hooks)
+        yield id(child), n_forward_hooks(child)
         for name, value in vars(child).items():
             if name not in _INTERNAL:
                 if isinstance(value, Tensor):
                     yield name, _bits(value)
                 elif isinstance(value, _SIMPLE):
                     yield name, value
-        for tensors in (child._parameters, child._buffers):
+        for tensors in (own_parameters(child), own_buffers(child)):
             for name, tensor in tensors.items():
                 yield name, None if tensor is None else _bits(tensor)
 
 
 def _bits(tensor: Tensor) -> Any:
     """Tell a tensor from others, and from itself with other values."""
-    version = None if tensor.is_inference() else tensor._version
+    n_changes = version(tensor)
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
     if not plain or tensor.layout is not torch.strided or tensor.dtype not in _NUMPY:
-        return id(tensor), version  # torch predicts then, in most cases
+        return id(tensor), n_changes  # torch predicts then, in most cases
     values = np.ascontiguousarray(tensor.detach().numpy()).reshape(-1)
     words, rest = np.divmod(values.nbytes, 8)
     flat = values.view(np.uint8)
@@ -109,4 +116,4 @@ def _bits(tensor: Tensor) -> Any:
     # Odd factors by place: a swap of two rows is seen, too.
     total = int((whole * np.arange(1, 2 * words, 2, dtype=np.uint64)).sum())
     end = flat[8 * words :].tobytes() if rest else b""
-    return id(tensor), tensor.data_ptr(), tuple(tensor.shape), version, total, end
+    return id(tensor), tensor.data_ptr(), tuple(tensor.shape), n_changes, total, end
