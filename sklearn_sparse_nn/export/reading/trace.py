@@ -18,10 +18,18 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.nets.host import (
+    has_forward_hooks,
+    has_global_forward_hooks,
+    original,
+    own_buffers,
+    own_modules,
+    set_own_buffers,
+    set_own_modules,
+)
 
 __all__ = ["Trace", "place", "trace"]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 #: torch's functions that draw random numbers.
 _DRAWS = (
     "bernoulli",
@@ -174,7 +182,7 @@ class _Tracer(TracerBase):
 
     def twin(self, module: Any, path: str) -> Any:
         """Make the stand-in of a module, the same one for the same module."""
-        module = getattr(module, "_orig_mod", module)  # torch.compile
+        module = original(module)
         if id(module) not in self._twins:
             _check(module, path)
             twin = _copy_structure(module)
@@ -184,10 +192,11 @@ class _Tracer(TracerBase):
             else:
                 twin.__dict__["forward"] = partial(self._enter, twin, path)
             prefix = f"{path}." if path else ""
-            twin.__dict__["_modules"] = {
+            children = {
                 name: None if child is None else self.twin(child, prefix + name)
-                for name, child in module._modules.items()
+                for name, child in own_modules(module).items()
             }
+            set_own_modules(twin, children)
         return self._twins[id(module)]
 
     def _is_known(self, module: nn.Module) -> bool:
@@ -244,7 +253,7 @@ def _check(module: Any, path: str) -> None:
     reason = None
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         reason = "is no plain nn.Module"
-    elif any(getattr(module, name) for name in _HOOKS):
+    elif has_forward_hooks(module):
         reason = "has forward hooks, which may change what it gives; remove them"
     elif is_parametrized(module):
         reason = (
@@ -255,7 +264,7 @@ def _check(module: Any, path: str) -> None:
         reason = "has a forward of its own, other than its class's"
     elif type(module).__call__ is not nn.Module.__call__:
         reason = "has a __call__ of its own"
-    elif any(getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS):
+    elif has_global_forward_hooks():
         reason = "runs under global forward hooks, which may change what it gives"
     if reason:
         text = place(path, module)
@@ -272,9 +281,10 @@ def _copy_structure(module: nn.Module) -> nn.Module:
     for name, value in vars(module).items():
         if type(value) in _BUILTIN_CONTAINERS:
             twin.__dict__[name] = value.copy()
-    twin.__dict__["_buffers"] = {
+    buffers = {
         name: None if buffer is None else buffer.clone()
-        for name, buffer in module._buffers.items()
+        for name, buffer in own_buffers(module).items()
     }
+    set_own_buffers(twin, buffers)
     twin.__dict__["training"] = False
     return twin
