@@ -17,6 +17,7 @@ from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.dense.base import NET_ESTIMATORS, as_net_input
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.copies import copy_module, first_outputs
+from sklearn_sparse_nn.nets.host import part_names
 from sklearn_sparse_nn.nets.seeding import is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
 
@@ -212,10 +213,10 @@ def _trained_copy(net: NeuralNet) -> NeuralNet:
     """Copy a trained net; its optimizer, callbacks and history begin anew."""
     net.check_training_readiness()
     copy = clone(net).initialize()
-    for name in copy._modules + copy._criteria:
-        part = getattr(net, f"{name}_")
+    for name in part_names(copy):
+        part = getattr(net, name)
         is_module = isinstance(part, nn.Module)
-        setattr(copy, f"{name}_", copy_module(part) if is_module else deepcopy(part))
+        setattr(copy, name, copy_module(part) if is_module else deepcopy(part))
     copy.initialize_optimizer()
     return copy
 
