@@ -3,14 +3,14 @@
 import io
 import pickle
 import random
-from functools import wraps
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping
+
+from sklearn_sparse_nn.nets.host import mark_as_scheduled, pickles_without_best
 
 __all__ = ["SnapshotPickler", "dump", "global_rng", "load", "restore_global_rng"]
 
@@ -93,7 +93,7 @@ class SnapshotPickler(cloudpickle.Pickler):
         if isinstance(obj, NeuralNet):
             state = dict(obj.__dict__)
             return object.__new__, (type(obj),), state, None, None, _set_state
-        if getattr(type(obj), "__getstate__", None) is EarlyStopping.__getstate__:
+        if pickles_without_best(obj):
             # skorch's own way leaves out the weights of the best epoch.
             return object.__new__, (type(obj),), dict(obj.__dict__)
         if isinstance(obj, torch.Generator):
@@ -115,23 +115,7 @@ def _set_state(net: NeuralNet, state: dict[str, Any]) -> None:
     for _, callback in state.get("callbacks_", []):
         optimizer = getattr(getattr(callback, "lr_scheduler_", None), "optimizer", None)
         if optimizer is not None:
-            _wrap_step(optimizer)
-
-
-def _wrap_step(optimizer: torch.optim.Optimizer) -> None:
-    """Mark an optimizer as one that a learning-rate schedule watches, as torch does.
-
-    The mark is not pickled; without it torch warns of steps in the wrong order.
-    """
-    step = type(optimizer).step
-
-    @wraps(step)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        optimizer._opt_called = True  # type: ignore[attr-defined]
-        return step(optimizer, *args, **kwargs)
-
-    watched._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
-    optimizer.step = watched  # type: ignore[method-assign]
+            mark_as_scheduled(optimizer)
 
 
 def _generator(device: str, state: torch.Tensor) -> torch.Generator:
