@@ -104,56 +104,6 @@ class _TabularNeuralNetRegressor(_TabularNeuralNet, NeuralNetRegressor):
     pass
 
 
-# Said once, for both classes.
-_PARAMETERS = """\
-    Parameters
-    ----------
-    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
-        Neurons of every hidden layer; ``()`` for a linear model.
-    activation : str, default="relu"
-        ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"`` or
-        ``"softsign"``, after every hidden layer.
-    dropout : float in [0, 1), default=0.0
-        Probability that a hidden activation is zeroed in training.
-    norm : {"batch", "layer"} or None, default=None
-        Normalisation before every activation. docs/defaults.md has what it brings.
-    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
-        ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch optimizer class
-        that takes `lr` and `weight_decay`.
-    lr : float, default=1e-3
-        Learning rate.
-    weight_decay : float, default=1e-4
-        Decay of the weights, as `optimizer` defines it.
-    batch_size : int or "auto", default="auto"
-        Rows in a training step. ``"auto"`` takes a 64th of the rows, at least 16 and
-        at most 256: a small set needs many small steps to recover from pruning.
-    max_epochs : int, default=20
-        Passes over the training data.
-    early_stopping : bool, default=False
-        Hold out `validation_fraction` of the rows, stop when their loss has not
-        improved for `patience` epochs, and restore the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Only with `early_stopping`.
-    patience : int, default=5
-        Only with `early_stopping`.
-    callbacks : list or None, default=None
-        skorch callbacks, added to the net's own.
-    device : str, default="cpu"
-        Where torch trains and predicts.
-    random_state : int, RandomState instance or None, default=None
-        Seeds initial weights, order of rows, dropout and validation split. No global
-        random state is read or changed.
-    verbose : int, default=0
-        1 prints a line for every epoch.
-"""
-_ATTRIBUTES = """\
-    n_features_in_ : int
-        Columns seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, when X was a DataFrame with string names.
-"""
-
-
 class TabularNet(BaseEstimator):
     """What the classifier and the regressor share; not for use by itself."""
 
@@ -357,20 +307,64 @@ class TabularNet(BaseEstimator):
 
 
 class TabularNetClassifier(NetClassifierMixin, TabularNet):
-    __doc__ = f"""A dense neural net for tabular data: what a pruner starts from.
+    """A dense neural net for tabular data: what a pruner starts from.
 
     A multilayer perceptron trained on cross-entropy. Columns are standardised in its
     first stage, so raw features may be passed. It is an ordinary scikit-learn
     estimator; the skorch net that it builds is in ``net_``.
 
-{_PARAMETERS}
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
+        The number of neurons of every hidden layer; ``()`` for a linear model.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, default="relu"
+        The activation function after every hidden layer.
+    dropout : float in [0, 1), default=0.0
+        The probability that a hidden activation is set to zero in a training step.
+    norm : {"batch", "layer"} or None, default=None
+        The normalisation before every activation. docs/defaults.md has what it brings.
+    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
+        The optimizer. ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch
+        optimizer class that takes `lr` and `weight_decay`.
+    lr : float, default=0.001
+        The learning rate.
+    weight_decay : float, default=0.0001
+        The decay of the weights, as `optimizer` defines it.
+    batch_size : int or "auto", default="auto"
+        The number of rows in a training step. ``"auto"`` takes a 64th of the rows, at
+        least 16 and at most 256: a small set needs many small steps to recover from
+        pruning.
+    max_epochs : int, default=20
+        The number of passes over the training data.
+    early_stopping : bool, default=False
+        Whether to hold out `validation_fraction` of the rows, to stop when their loss
+        has not improved for `patience` epochs, and to restore the best epoch.
+    validation_fraction : float in (0, 1), default=0.1
+        The fraction of the rows to hold out. Used only with `early_stopping`.
+    patience : int, default=5
+        The number of epochs without improvement before training stops. Used only with
+        `early_stopping`.
+    callbacks : list or None, default=None
+        The skorch callbacks to add to the net's own.
+    device : str, default="cpu"
+        The torch device to train and predict on.
+    random_state : int, RandomState instance or None, default=None
+        The seed of the initial weights, the order of rows, dropout and the validation
+        split. No global random state is read or changed.
+    verbose : int, default=0
+        The amount of output: 1 prints a line for every epoch.
+
     Attributes
     ----------
     net_ : skorch.NeuralNetClassifier
         The trained net, without its optimizer.
     classes_ : ndarray of shape (n_classes,)
         The class labels.
-{_ATTRIBUTES}
+    n_features_in_ : int
+        The number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        The names of the columns, if X was a DataFrame with string names.
+
     See Also
     --------
     PrunedClassifier : Makes such a net sparse.
@@ -390,17 +384,61 @@ class TabularNetClassifier(NetClassifierMixin, TabularNet):
 
 
 class TabularNetRegressor(NetRegressorMixin, TabularNet):
-    __doc__ = f"""A dense neural net for tabular data: what a pruner starts from.
+    """A dense neural net for tabular data: what a pruner starts from.
 
     A multilayer perceptron trained on squared error. Columns are standardised in its
     first stage and targets before training, so raw units may be passed and come back.
 
-{_PARAMETERS}
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
+        The number of neurons of every hidden layer; ``()`` for a linear model.
+    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, default="relu"
+        The activation function after every hidden layer.
+    dropout : float in [0, 1), default=0.0
+        The probability that a hidden activation is set to zero in a training step.
+    norm : {"batch", "layer"} or None, default=None
+        The normalisation before every activation. docs/defaults.md has what it brings.
+    optimizer : {"adamw", "adam", "sgd"} or callable, default="adamw"
+        The optimizer. ``"sgd"`` has Nesterov momentum 0.9. A callable is a torch
+        optimizer class that takes `lr` and `weight_decay`.
+    lr : float, default=0.001
+        The learning rate.
+    weight_decay : float, default=0.0001
+        The decay of the weights, as `optimizer` defines it.
+    batch_size : int or "auto", default="auto"
+        The number of rows in a training step. ``"auto"`` takes a 64th of the rows, at
+        least 16 and at most 256: a small set needs many small steps to recover from
+        pruning.
+    max_epochs : int, default=20
+        The number of passes over the training data.
+    early_stopping : bool, default=False
+        Whether to hold out `validation_fraction` of the rows, to stop when their loss
+        has not improved for `patience` epochs, and to restore the best epoch.
+    validation_fraction : float in (0, 1), default=0.1
+        The fraction of the rows to hold out. Used only with `early_stopping`.
+    patience : int, default=5
+        The number of epochs without improvement before training stops. Used only with
+        `early_stopping`.
+    callbacks : list or None, default=None
+        The skorch callbacks to add to the net's own.
+    device : str, default="cpu"
+        The torch device to train and predict on.
+    random_state : int, RandomState instance or None, default=None
+        The seed of the initial weights, the order of rows, dropout and the validation
+        split. No global random state is read or changed.
+    verbose : int, default=0
+        The amount of output: 1 prints a line for every epoch.
+
     Attributes
     ----------
     net_ : skorch.NeuralNetRegressor
         The trained net, without its optimizer; its outputs are standardised.
-{_ATTRIBUTES}
+    n_features_in_ : int
+        The number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        The names of the columns, if X was a DataFrame with string names.
+
     See Also
     --------
     PrunedRegressor : Makes such a net sparse.

@@ -49,8 +49,10 @@ def export_module(
         What makes probabilities of the module's outputs.
     classes : array-like of shape (n_classes,) or None, default=None
         Labels of a classifier; None for a regressor.
-    target_mean, target_scale : float, default=0.0 and 1.0
-        A regressor's outputs are multiplied by the scale, and the mean is added.
+    target_mean : float, default=0.0
+        The value that is added to a regressor's scaled outputs.
+    target_scale : float, default=1.0
+        The factor by which a regressor's outputs are multiplied.
     feature_names : sequence of str or None, default=None
         Names of the columns.
 

@@ -66,7 +66,7 @@ def layer_sensitivity(
         once, on the net as it is.
     y : array-like of shape (n_samples,)
         Their labels or values.
-    sparsities : iterable of float in [0, 1)
+    sparsities : iterable of float, default=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
         What each layer is pruned to, rounded as a pruner does. 0 is always added.
     importance : str or callable, default="magnitude"
         What to keep, as for a pruner; but none that needs training, such as

@@ -54,8 +54,10 @@ class SparseModel:
         two of one.
     classes : ndarray of shape (n_classes,) or None, default=None
         The labels of a classifier; None for a regressor.
-    target_mean, target_scale : float, default=0.0 and 1.0
-        A regressor's raw outputs are multiplied by the scale, and the mean is added.
+    target_mean : float, default=0.0
+        The value that is added to a regressor's scaled outputs.
+    target_scale : float, default=1.0
+        The factor by which a regressor's raw outputs are multiplied.
     feature_names : sequence of str or None, default=None
         The names of the columns of X.
     n_threads : int, default=1
