@@ -3,9 +3,9 @@
 They are private but old: parameter validation since 1.2, output containers since 1.2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -17,8 +17,11 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._set_output import _get_output_config
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # before scikit-learn 1.9
 
     class _NoContext:
@@ -33,8 +36,8 @@ except ImportError:  # before scikit-learn 1.9
         def _init_callback_context(self, **kwargs: Any) -> Any:
             return _NoContext()
 
-    def with_callbacks(method: Any) -> Any:
-        """Leave a method as it is."""
+    def _with_callbacks(method: Any) -> Any:
+        """Return a method as it is."""
         return method
 
 
@@ -53,6 +56,21 @@ __all__ = [
     "refuse_dataframe_output",
     "with_callbacks",
 ]
+
+
+def with_callbacks(method: Method) -> Method:
+    """Let scikit-learn's callbacks follow a ``fit``, whose type stays what it is.
+
+    Parameters
+    ----------
+    method : function
+        The ``fit`` of an estimator.
+
+    Returns
+    -------
+    method : function
+    """
+    return _with_callbacks(method)
 
 
 def fit_context(estimator: Any) -> Any:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from math import ceil, floor, frexp
 from numbers import Real
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from sklearn.base import BaseEstimator
@@ -26,6 +27,7 @@ from sklearn_sparse_nn.exceptions import UnknownNameError
 __all__ = [
     "ALLOCATIONS",
     "Allocation",
+    "AllocationName",
     "Bounded",
     "Budget",
     "below_threshold",
@@ -39,6 +41,7 @@ __all__ = [
 
 Scores = Mapping[str, Tensor]
 Allocation = Callable[[Scores, Scores, Budget], dict[str, int]]
+AllocationName = Literal["auto", "global", "uniform", "erk", "lamp"]
 
 
 def global_(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:

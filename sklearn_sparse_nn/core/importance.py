@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 from torch import Tensor
 
@@ -21,11 +22,28 @@ __all__ = [
     "IMPORTANCES",
     "STATISTICS",
     "Importance",
+    "ImportanceName",
     "needs",
     "resolve_importance",
 ]
 
 Importance = Callable[..., Tensor]
+ImportanceName = Literal[
+    "magnitude",
+    "magnitude_l2",
+    "random",
+    "gradient",
+    "snip",
+    "taylor",
+    "grasp",
+    "synflow",
+    "movement",
+    "fisher",
+    "wanda",
+    "apoz",
+    "obs",
+    "fpgm",
+]
 
 #: What an importance may ask for by a keyword-only name. Tensors come by layer, turned
 #: to (out, in, ...) and broadcasting against the weight; g is the gradient of the mean

@@ -1,15 +1,24 @@
 """Regularisers that drive weights to exactly zero while a net trains."""
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core.granularity import Granularity
 
-__all__ = ["PENALTIES", "chance_alive", "mean_gate", "sample_gate", "shrink"]
+__all__ = [
+    "PENALTIES",
+    "PenaltyName",
+    "chance_alive",
+    "mean_gate",
+    "sample_gate",
+    "shrink",
+]
 
-PENALTIES = ("l1", "l0")
+PenaltyName = Literal["l1", "l0"]
+PENALTIES: tuple[PenaltyName, ...] = get_args(PenaltyName)
 
 # The stretched and tempered concrete distribution of Louizos et al. 2018, section 4.
 _BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1

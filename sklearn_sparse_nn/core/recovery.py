@@ -1,13 +1,21 @@
 """How a net recovers from pruning: what is put back, and whom it learns from."""
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from sklearn.base import BaseEstimator
 
 from sklearn_sparse_nn._compat import InvalidParameterError
 
-__all__ = ["Rewind", "SoftTargets", "resolve_distill", "resolve_rewind"]
+__all__ = [
+    "Rewind",
+    "RewindName",
+    "SoftTargets",
+    "resolve_distill",
+    "resolve_rewind",
+]
+
+RewindName = Literal["weights", "learning_rate"]
 
 
 class Rewind(BaseEstimator):
@@ -33,7 +41,7 @@ class Rewind(BaseEstimator):
     Rewind(epoch=2)
     """
 
-    def __init__(self, what: str = "weights", epoch: int = 0) -> None:
+    def __init__(self, what: RewindName = "weights", epoch: int = 0) -> None:
         self.what = what
         self.epoch = epoch
 
@@ -64,7 +72,7 @@ class SoftTargets(BaseEstimator):
         self.temperature = temperature
 
 
-def resolve_rewind(rewind: Any) -> Rewind | None:
+def resolve_rewind(rewind: RewindName | Rewind | None) -> Rewind | None:
     """Make a `Rewind` of a name; check its numbers.
 
     Parameters
@@ -86,8 +94,7 @@ def resolve_rewind(rewind: Any) -> Rewind | None:
             f"The 'rewind' parameter is {rewind!r}: what must be 'weights' or "
             "'learning_rate', and epoch an int of 0 or more."
         )
-    checked: Rewind = rewind
-    return checked
+    return rewind
 
 
 def resolve_distill(distill: Any) -> SoftTargets:

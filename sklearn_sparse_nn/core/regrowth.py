@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from numbers import Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sklearn.base import BaseEstimator
@@ -16,7 +16,9 @@ from sklearn_sparse_nn.core.importance import Importance, resolve_importance
 from sklearn_sparse_nn.core.masks import pooled_scores
 from sklearn_sparse_nn.exceptions import UnknownNameError
 
-__all__ = ["REGROWTHS", "Regrow", "resolve_regrow", "swap"]
+__all__ = ["REGROWTHS", "Regrow", "RegrowName", "resolve_regrow", "swap"]
+
+RegrowName = Literal["random", "gradient"]
 
 
 class Regrow(BaseEstimator):

@@ -11,6 +11,7 @@ from copy import copy
 from itertools import pairwise
 from numbers import Integral, Real
 from types import MappingProxyType
+from typing import Literal
 
 from sklearn.base import BaseEstimator
 
@@ -23,6 +24,7 @@ __all__ = [
     "Exponential",
     "Polynomial",
     "Schedule",
+    "ScheduleName",
     "constant",
     "cosine",
     "event_shares",
@@ -32,6 +34,9 @@ __all__ = [
 ]
 
 Schedule = Callable[[float], float]
+ScheduleName = Literal[
+    "oneshot", "constant", "linear", "cubic", "exponential", "cosine", "cyclic"
+]
 
 
 def oneshot(progress: float) -> float:

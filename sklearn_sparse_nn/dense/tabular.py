@@ -1,7 +1,7 @@
 """The default dense nets: scikit-learn estimators that build and own a skorch net."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.training.run import TrainingRun, drop_training_state
 
 __all__ = ["TabularNet", "TabularNetClassifier", "TabularNetRegressor"]
+
+ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
+NormName = Literal["batch", "layer"]
+OptimizerName = Literal["adamw", "adam", "sgd"]
 
 _OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     # The fused step takes a fifth off a training step of the default net on a CPU.
@@ -134,22 +138,22 @@ class TabularNet(BaseEstimator):
 
     def __init__(
         self,
-        hidden_layer_sizes: Sequence[int] = (256, 256, 256),
+        hidden_layer_sizes: Sequence[int] | int = (256, 256, 256),
         *,
-        activation: str = "relu",
+        activation: ActivationName = "relu",
         dropout: float = 0.0,
-        norm: str | None = None,
-        optimizer: Any = "adamw",
+        norm: NormName | None = None,
+        optimizer: OptimizerName | Callable[..., torch.optim.Optimizer] = "adamw",
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        batch_size: int | str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
         max_epochs: int = 20,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 5,
         callbacks: list[Any] | None = None,
         device: str = "cpu",
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -237,7 +241,8 @@ class TabularNet(BaseEstimator):
         if batch_size == "auto":
             batch_size = min(256, max(16, X.shape[0] // 64))
         mean, scale = column_mean_and_scale(X)
-        optimizer, options = _OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
+        optimizer: Any = self.optimizer
+        optimizer, options = _OPTIMIZERS.get(optimizer, (optimizer, {}))
         return self._net_class(
             TabularModule,
             module__mean=mean,

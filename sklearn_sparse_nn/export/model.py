@@ -1,7 +1,9 @@
 """Modules and fitted estimators, as sparse models."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetBinaryClassifier
 from torch import nn
@@ -23,10 +25,10 @@ def export_module(
     *,
     n_features: int | None = None,
     output: str = "identity",
-    classes: Any = None,
+    classes: ArrayLike | None = None,
     target_mean: float = 0.0,
     target_scale: float = 1.0,
-    feature_names: Any = None,
+    feature_names: Sequence[str] | None = None,
 ) -> SparseModel:
     """Make a sparse model of a torch module, as it is in evaluation mode.
 

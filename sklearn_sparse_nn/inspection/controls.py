@@ -44,16 +44,16 @@ Result = dict[str, dict[str, float]]
 
 
 def controls(
-    pruner: Any,
+    pruner: BasePruner,
     X: Any,
     y: Any,
     *,
     X_test: Any = None,
     y_test: Any = None,
-    test_size: Any = 0.25,
+    test_size: float = 0.25,
     n_repeats: int = 5,
-    scoring: Any = None,
-    random_state: Any = 0,
+    scoring: str | Callable[..., Any] | None = None,
+    random_state: int | np.random.RandomState | None = 0,
     n_jobs: int | None = None,
 ) -> Bunch:
     """Compare a pruner with what is simpler, over paired repeats.

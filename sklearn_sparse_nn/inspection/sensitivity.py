@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import is_classifier
 from sklearn.frozen import FrozenEstimator
@@ -21,7 +22,11 @@ from sklearn_sparse_nn.core.allocation import uniform
 from sklearn_sparse_nn.core.budget import Budget
 from sklearn_sparse_nn.core.compatibility import Parts, check_parts
 from sklearn_sparse_nn.core.granularity import Granularity, Neuron, resolve_granularity
-from sklearn_sparse_nn.core.importance import Importance, resolve_importance
+from sklearn_sparse_nn.core.importance import (
+    Importance,
+    ImportanceName,
+    resolve_importance,
+)
 from sklearn_sparse_nn.core.masks import refit, select
 from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
 from sklearn_sparse_nn.dense.source import DenseNet, dense_net
@@ -41,15 +46,15 @@ _FROM_TRAINING = ("initial", "movement")
 
 
 def layer_sensitivity(
-    estimator: Any,
+    estimator: NetEstimator,
     X: Any,
     y: Any,
     *,
     sparsities: Iterable[float] = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
-    importance: Any = "magnitude",
-    granularity: Any = "unstructured",
-    scoring: Any = None,
-    random_state: Any = 0,
+    importance: ImportanceName | Importance = "magnitude",
+    granularity: str | Granularity = "unstructured",
+    scoring: str | Callable[..., Any] | None = None,
+    random_state: int | np.random.RandomState | None = 0,
 ) -> Any:
     """Score a fitted net with one layer at a time pruned, and nothing retrained.
 

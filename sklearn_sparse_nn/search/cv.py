@@ -1,15 +1,15 @@
 """The pruners that choose their sparsity by cross-validation along one path."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import BaseCrossValidator, check_cv
 from sklearn.utils import Bunch, _safe_indexing, indexable
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
@@ -43,10 +43,16 @@ from sklearn_sparse_nn.pruning.fitted import PrunedNet
 from sklearn_sparse_nn.pruning.progress import fit_task
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 from sklearn_sparse_nn.pruning.run import FITTED
-from sklearn_sparse_nn.search.levels import STARTS, fit_levels
-from sklearn_sparse_nn.search.path import as_pruner, check_levels, scores_of
+from sklearn_sparse_nn.search.levels import STARTS, Start, fit_levels
+from sklearn_sparse_nn.search.path import (
+    Scoring,
+    as_pruner,
+    check_levels,
+    scores_of,
+)
 from sklearn_sparse_nn.search.selection import (
     SELECTIONS,
+    Selection,
     choose_level,
     cv_results,
     means_of,
@@ -78,17 +84,17 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
 
     def __init__(
         self,
-        estimator: Any = None,
+        estimator: BasePruner | TabularNet | NeuralNet | FrozenEstimator | None = None,
         *,
-        sparsities: Any = None,
-        start: str = "previous",
-        select: Any = "best",
+        sparsities: Sequence[float] | np.ndarray | None = None,
+        start: Start = "previous",
+        select: Selection | Callable[[dict[str, Any]], int] = "best",
         tolerance: float = 0.01,
-        scoring: Any = None,
+        scoring: Scoring = None,
         select_by: str | None = None,
-        cv: Any = None,
+        cv: int | BaseCrossValidator | Iterable[Any] | None = None,
         n_jobs: int | None = None,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.estimator = estimator
@@ -104,7 +110,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X: Any, y: Any, *, groups: Any = None, **fit_params: Any) -> Any:
+    def fit(self, X: Any, y: Any, *, groups: Any = None, **fit_params: Any) -> Self:
         """Choose the sparsity by cross-validation, and prune a net on all rows to it.
 
         Parameters
@@ -212,9 +218,10 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
 
     def _check_deciding(self) -> None:
         """Refuse a `select_by` that names no score, where names are known already."""
-        if not callable(self.scoring):
-            single = self.scoring is None or isinstance(self.scoring, str)
-            self._deciding(["score"] if single else list(self.scoring))
+        if self.scoring is None or isinstance(self.scoring, str):
+            self._deciding(["score"])
+        elif not callable(self.scoring):
+            self._deciding(list(self.scoring))
 
     def _deciding(self, names: Collection[str]) -> str:
         """Name the score that decides."""
@@ -269,7 +276,7 @@ def _scored_path(
     levels: list[Any],
     scorer: Any,
     *,
-    start: str,
+    start: Start,
     number: int,
     task: Any,
     caller: Any,

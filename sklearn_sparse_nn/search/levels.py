@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -12,9 +12,10 @@ from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.core.recovery import resolve_rewind
 from sklearn_sparse_nn.pruning.dense_phase import OnPath, SharedDense
 
-__all__ = ["STARTS", "fit_levels"]
+__all__ = ["STARTS", "Start", "fit_levels"]
 
-STARTS = ("previous", "dense")
+Start = Literal["previous", "dense"]
+STARTS: tuple[Start, ...] = get_args(Start)
 _NOT_PRUNED = {
     "sparsity": 0.0,
     "prune_epochs": 0,
@@ -32,7 +33,7 @@ def fit_levels(
     y: Any,
     levels: Sequence[Any],
     *,
-    start: str = "previous",
+    start: Start = "previous",
     context: Any = None,
     caller: Any = None,
 ) -> Iterator[tuple[Any, Any, float]]:

@@ -17,24 +17,26 @@ from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
-from sklearn_sparse_nn.search.levels import STARTS, fit_levels
+from sklearn_sparse_nn.search.levels import STARTS, Start, fit_levels
 
-__all__ = ["as_pruner", "check_levels", "pruning_path", "scores_of"]
+__all__ = ["Scoring", "as_pruner", "check_levels", "pruning_path", "scores_of"]
+
+Scoring = str | Callable[..., Any] | list[str] | tuple[str, ...] | dict[str, Any] | None
 
 _N_LEVELS, _DENSEST, _SPARSEST = 10, 0.5, 0.005  # fractions of the weights that live
 
 
 def pruning_path(
-    estimator: Any,
+    estimator: BasePruner | TabularNet | NeuralNet | FrozenEstimator | None,
     X: Any,
     y: Any,
     *,
-    sparsities: Sequence[float] | None = None,
+    sparsities: Sequence[float] | np.ndarray | None = None,
     X_val: Any = None,
     y_val: Any = None,
-    scoring: Any = None,
-    start: str = "previous",
-    on_level: Callable[[float, Any, Any], Any] | None = None,
+    scoring: Scoring = None,
+    start: Start = "previous",
+    on_level: Callable[[float, Any, Any], object] | None = None,
 ) -> Bunch:
     """Prune a net to one sparsity after the other, each from the one before.
 
@@ -171,7 +173,7 @@ def _check_width(X: Any, X_val: Any) -> None:
         )
 
 
-def as_pruner(estimator: Any, kind: Any = None) -> Any:
+def as_pruner(estimator: Any, kind: type[BasePruner] | None = None) -> BasePruner:
     """Make an unfitted pruner of what stands for one.
 
     Parameters
@@ -208,7 +210,7 @@ def as_pruner(estimator: Any, kind: Any = None) -> Any:
     return kind(clone(estimator))
 
 
-def check_levels(sparsities: Any) -> list[Any]:
+def check_levels(sparsities: Sequence[float] | np.ndarray | None) -> list[float]:
     """Check the levels of a path, and sort them from the densest to the sparsest.
 
     Parameters

@@ -1,14 +1,15 @@
 """Scores over folds, and which level of a path they speak for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = ["SELECTIONS", "choose_level", "cv_results", "means_of"]
+__all__ = ["SELECTIONS", "Selection", "choose_level", "cv_results", "means_of"]
 
-SELECTIONS = ("best", "one_se", "tolerance")
+Selection = Literal["best", "one_se", "tolerance"]
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 
 def cv_results(
@@ -67,11 +68,11 @@ def means_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def choose_level(
-    results: Mapping[str, Any],
+    results: dict[str, Any],
     dense: Sequence[float],
     name: str,
     *,
-    select: str | Callable[[Any], int],
+    select: Selection | Callable[[dict[str, Any]], int],
     tolerance: float,
 ) -> int:
     """Choose a level of a path.
