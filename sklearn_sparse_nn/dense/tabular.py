@@ -40,7 +40,9 @@ from sklearn_sparse_nn.training.run import TrainingRun, drop_training_state
 
 __all__ = ["TabularNet", "TabularNetClassifier", "TabularNetRegressor"]
 
-ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
+ActivationName = Literal[
+    "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softsign"
+]
 NormName = Literal["batch", "layer"]
 OptimizerName = Literal["adamw", "adam", "sgd"]
 
@@ -322,8 +324,9 @@ class TabularNetClassifier(NetClassifierMixin, TabularNet):
     ----------
     hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
         The number of neurons of every hidden layer; ``()`` for a linear model.
-    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, default="relu"
-        The activation function after every hidden layer.
+    activation : str, default="relu"
+        The activation function after every hidden layer: ``"relu"``, ``"leaky_relu"``,
+        ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"`` or ``"softsign"``.
     dropout : float in [0, 1), default=0.0
         The probability that a hidden activation is set to zero in a training step.
     norm : {"batch", "layer"} or None, default=None
@@ -398,8 +401,9 @@ class TabularNetRegressor(NetRegressorMixin, TabularNet):
     ----------
     hidden_layer_sizes : sequence of int or int, default=(256, 256, 256)
         The number of neurons of every hidden layer; ``()`` for a linear model.
-    activation : {"relu", "leaky_relu", "elu", "gelu", "silu", "tanh"}, default="relu"
-        The activation function after every hidden layer.
+    activation : str, default="relu"
+        The activation function after every hidden layer: ``"relu"``, ``"leaky_relu"``,
+        ``"elu"``, ``"gelu"``, ``"silu"``, ``"tanh"`` or ``"softsign"``.
     dropout : float in [0, 1), default=0.0
         The probability that a hidden activation is set to zero in a training step.
     norm : {"batch", "layer"} or None, default=None

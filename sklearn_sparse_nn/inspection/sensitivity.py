@@ -28,7 +28,11 @@ from sklearn_sparse_nn.core.importance import (
     resolve_importance,
 )
 from sklearn_sparse_nn.core.masks import refit, select
-from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
+from sklearn_sparse_nn.dense.base import (
+    NET_ESTIMATORS,
+    NetClassifierMixin,
+    NetRegressorMixin,
+)
 from sklearn_sparse_nn.dense.source import DenseNet, dense_net
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
@@ -46,7 +50,7 @@ _FROM_TRAINING = ("initial", "movement")
 
 
 def layer_sensitivity(
-    estimator: NetEstimator,
+    estimator: NetClassifierMixin | NetRegressorMixin,
     X: Any,
     y: Any,
     *,
