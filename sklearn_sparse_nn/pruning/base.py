@@ -11,7 +11,7 @@ from sklearn_sparse_nn.dense.base import (
     check_fit,
     refuse_metadata,
 )
-from sklearn_sparse_nn.dense.source import is_own_net, may_draw
+from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.pruning import chunks
@@ -124,7 +124,10 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         used = may_draw(source) or not is_ours(*parts)
         state = GlobalState(as_seed(self.random_state), used)
         with state.isolated():
-            run = PruningRun.begin(source, self._default_estimator, X, y, state)
+            dense = dense_net(
+                source, self._default_estimator, X, y, random_state=state.seed
+            )
+            run = PruningRun.begin(dense, state)
             self._prune(run, task, path)
         self.__dict__.update(run.fitted())
 

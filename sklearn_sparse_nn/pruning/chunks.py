@@ -16,7 +16,7 @@ from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.core.budget import Budget
 from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.dense.base import check_fit, transaction
-from sklearn_sparse_nn.dense.source import is_own_net, may_draw
+from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.pruning.limits import asked_to_live
 from sklearn_sparse_nn.pruning.progress import Progress
@@ -196,9 +196,15 @@ def _go_on(run: PruningRun, state: GlobalState) -> None:
 def _begin(pruner: Any, X: Any, y: Any, state: GlobalState, classes: Any) -> PruningRun:
     """Set training up: a new net, or that of an earlier fit."""
     classes = None if classes is None else unique_labels(classes)
-    run = PruningRun.begin(
-        _source(pruner), pruner._default_estimator, X, y, state, classes=classes
+    dense = dense_net(
+        _source(pruner),
+        pruner._default_estimator,
+        X,
+        y,
+        random_state=state.seed,
+        classes=classes,
     )
+    run = PruningRun.begin(dense, state)
     refuse_restoring(run.net)
     if classes is not None:
         _check_known(run.format.targets, classes)

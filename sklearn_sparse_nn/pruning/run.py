@@ -14,8 +14,7 @@ from torch import Tensor
 
 from sklearn_sparse_nn.core.granularity import Block
 from sklearn_sparse_nn.core.plan import Event
-from sklearn_sparse_nn.dense.source import NetFormat, dense_net
-from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.dense.source import DenseNet, NetFormat
 from sklearn_sparse_nn.memory.kept import Kept, keep
 from sklearn_sparse_nn.nets.copies import (
     copy_module,
@@ -133,37 +132,20 @@ class PruningRun:
     events: PruningEvents | None = field(default=None, init=False)
 
     @classmethod
-    def begin(
-        cls,
-        source: Any,
-        default: type[TabularNet],
-        X: Any,
-        y: np.ndarray,
-        global_state: GlobalState,
-        *,
-        classes: np.ndarray | None = None,
-    ) -> Self:
-        """Build the net of a run; nothing is trained yet.
+    def begin(cls, dense: DenseNet, global_state: GlobalState) -> Self:
+        """Begin a run with a net that is not trained yet, or comes trained.
 
         Parameters
         ----------
-        source : TabularNet, skorch.NeuralNet, FrozenEstimator or None
-            Where the net comes from; never changed.
-        default : type
-            The TabularNet class that None stands for.
-        X, y : arrays
-            Validated training data.
+        dense : DenseNet
+            The net, and training data in its format.
         global_state : GlobalState
             Its seed seeds everything in the run.
-        classes : ndarray of shape (n_classes,) or None, default=None
-            Labels that the net must know, where not all of them are in `y`.
 
         Returns
         -------
         run : PruningRun
         """
-        seed = global_state.seed
-        dense = dense_net(source, default, X, y, random_state=seed, classes=classes)
         return cls(
             dense.net,
             dense.format,
@@ -172,7 +154,7 @@ class PruningRun:
             dense.X,
             dense.y,
             global_state,
-            torch.Generator().manual_seed(seed),
+            torch.Generator().manual_seed(global_state.seed),
         )
 
     @property
