@@ -10,16 +10,25 @@ Addresses are raw, and nothing is checked here: every caller passes arrays that
 `packing` built from a checked graph.
 """
 
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from llvmlite import binding, ir
-from numba import config, types
+from llvmlite import ir
 from numba import extending as numba_extending
+from numba import types
 from numba.core.base import BaseContext as Context
 from numba.core.typing.templates import Signature
 
+from sklearn_sparse_nn.runtime.kernels.builder import (
+    F32,
+    FEATURES,
+    I8,
+    I16,
+    I32,
+    I64,
+    VECTOR,
+    VectorBuilder,
+)
 from sklearn_sparse_nn.runtime.kernels.layout import (
     ACCUMULATE,
     GROUP,
@@ -41,130 +50,11 @@ intrinsic: Any = numba_extending.intrinsic  # its types do not know the context
 #: The arguments of a function that is written as LLVM IR.
 Values: TypeAlias = Sequence[ir.Value]
 
-#: ``body(k, carried) -> carried``, the inside of a loop.
-Body: TypeAlias = Callable[[ir.Value, list[ir.Value]], list[ir.Value]]
-
-_F32, _I8, _I16 = ir.FloatType(), ir.IntType(8), ir.IntType(16)
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_VEC = ir.VectorType(_F32, LANES)
 #: Rows of X in a tile -> how many vectors of how many floats.
 _TILES = {64: (4, 16), 32: (2, 16), 16: (1, 16), 8: (1, 8)}
-
-
-def _features() -> set[str]:
-    """Return the features of the processor that numba compiles for."""
-    given, name = (
-        getattr(config, f"CPU_{what}", None) for what in ("FEATURES", "NAME")
-    )
-    if given is not None:
-        return set(given.replace("+", "").split(","))
-    if name not in (None, "host", binding.get_host_cpu_name()):
-        return set()  # another processor, of which nothing is known
-    return {name for name, has in binding.get_host_cpu_features().items() if has}
-
-
-_ARM = platform.machine().lower() in ("aarch64", "arm64")
-_HAS = _features()
-_FUSED = _ARM or "fma" in _HAS
 #: Floats of accumulators that the registers hold, with some left for the rest.
-_ROOM = 256 if "avx512f" in _HAS else 64
-_DENSE_ROOM = 384 if "avx512f" in _HAS else 64
-
-
-class _Ir:
-    """An IR builder with short names, for vectors of one length."""
-
-    def __init__(self, builder: ir.IRBuilder, lanes: int = LANES) -> None:
-        self.b = builder
-        self.lanes = lanes
-        self.vec = ir.VectorType(_F32, lanes)
-
-    def pointer(self, address: ir.Value, kind: ir.Type) -> ir.Value:
-        return self.b.inttoptr(address, kind.as_pointer())
-
-    def at(self, pointer: ir.Value, n: ir.Value | int) -> ir.Value:
-        index = ir.Constant(_I64, n) if isinstance(n, int) else n
-        return self.b.gep(pointer, [index])
-
-    def vectors(self, pointer: ir.Value, n: int) -> list[ir.Value]:
-        """Return the addresses of `n` vectors that begin at a byte pointer."""
-        first = self.b.bitcast(pointer, self.vec.as_pointer())
-        return [self.at(first, v) for v in range(n)]
-
-    def load(self, pointer: ir.Value, align: int = 4) -> ir.Value:
-        return self.b.load(pointer, align=align)
-
-    def load_vector(self, pointer: ir.Value) -> ir.Value:
-        return self.b.load(pointer, align=4 * self.lanes)
-
-    def store_vector(self, value: ir.Value, pointer: ir.Value) -> None:
-        self.b.store(value, pointer, align=4 * self.lanes)
-
-    def splat(self, scalar: ir.Value) -> ir.Value:
-        one = self.b.insert_element(
-            ir.Constant(self.vec, ir.Undefined), scalar, ir.Constant(_I32, 0)
-        )
-        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
-        return self.b.shuffle_vector(one, one, zeros)
-
-    def multiply_add(self, a: ir.Value, x: ir.Value, total: ir.Value) -> ir.Value:
-        if not _FUSED:
-            return self.b.fadd(self.b.fmul(a, x), total)
-        name = f"llvm.fma.v{self.lanes}f32"
-        kind = ir.FunctionType(self.vec, [self.vec] * 3)
-        fma = self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name)
-        return self.b.call(fma, [a, x, total])
-
-    def flag(self, flags: ir.Value, bit: int) -> ir.Value:
-        masked = self.b.and_(flags, ir.Constant(_I64, bit))
-        return self.b.icmp_signed("!=", masked, ir.Constant(_I64, 0))
-
-    def plus_zero(self, total: ir.Value) -> ir.Value:
-        """Turn -0 into +0, as the kernels that add stored zeros do."""
-        return self.b.fadd(total, ir.Constant(self.vec, [0.0] * self.lanes))
-
-    def finish(self, clip: ir.Value, total: ir.Value) -> ir.Value:
-        """Clip a sum at zero if `clip` is true, and turn -0 into +0."""
-        # An ordered comparison: NaN stays NaN, as in torch.
-        zero = ir.Constant(self.vec, [0.0] * self.lanes)
-        total = self.plus_zero(total)
-        below = self.b.fcmp_ordered("<", total, zero)
-        return self.b.select(clip, self.b.select(below, zero, total), total)
-
-    def column(self, packed: ir.Value, k: int) -> ir.Value:
-        """Return the k-th of the four columns that are packed in one load."""
-        moved = self.b.lshr(packed, ir.Constant(_I64, k * 16)) if k else packed
-        return self.b.and_(moved, ir.Constant(_I64, 0xFFFF))
-
-    def loop(
-        self,
-        n: ir.Value,
-        carried: list[ir.Value],
-        body: Body,
-    ) -> list[ir.Value]:
-        """Run ``body(k, carried) -> carried`` for k in range(n); return the last."""
-        b, entry = self.b, self.b.block
-        loop, done = b.append_basic_block("loop"), b.append_basic_block("done")
-        zero, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
-        b.cbranch(b.icmp_signed("<", zero, n), loop, done)
-        b.position_at_end(loop)
-        k = b.phi(_I64)
-        k.add_incoming(zero, entry)
-        now = [b.phi(value.type) for value in carried]
-        for phi, value in zip(now, carried, strict=True):
-            phi.add_incoming(value, entry)
-        new = body(k, now)
-        after = b.add(k, one)
-        k.add_incoming(after, loop)
-        for phi, value in zip(now, new, strict=True):
-            phi.add_incoming(value, loop)
-        b.cbranch(b.icmp_signed("<", after, n), loop, done)
-        b.position_at_end(done)
-        last = [b.phi(value.type) for value in carried]
-        for phi, before, value in zip(last, carried, new, strict=True):
-            phi.add_incoming(before, entry)
-            phi.add_incoming(value, loop)
-        return last
+_ROOM = 256 if "avx512f" in FEATURES else 64
+_DENSE_ROOM = 384 if "avx512f" in FEATURES else 64
 
 
 def _nothing(context: Context) -> ir.Value:
@@ -183,7 +73,7 @@ def _by_tile(
     blocks = [builder.append_basic_block(f"tile{w}") for w in widths]
     choice = builder.switch(tile, blocks[-1])
     for width, block in zip(widths[:-1], blocks, strict=False):
-        choice.add_case(ir.Constant(_I64, width), block)
+        choice.add_case(ir.Constant(I64, width), block)
     for width, block in zip(widths, blocks, strict=True):
         builder.position_at_end(block)
         emit(width)
@@ -197,14 +87,14 @@ def _rows_times_tile(
     """Emit the products of `n_rows` rows with shared columns and a tile."""
     w_addr, c_addr, n, x_addr, out_addr, b_addr, flags = args
     n_vec, lanes = _TILES[tile]
-    g, b, row_bytes = _Ir(builder, lanes), builder, tile * 4
-    w, columns = g.pointer(w_addr, _F32), g.pointer(c_addr, _I16)
-    bias, out8 = g.pointer(b_addr, _F32), g.pointer(out_addr, _I8)
+    g, b, row_bytes = VectorBuilder(builder, lanes), builder, tile * 4
+    w, columns = g.pointer(w_addr, F32), g.pointer(c_addr, I16)
+    bias, out8 = g.pointer(b_addr, F32), g.pointer(out_addr, I8)
     accumulate, clip = g.flag(flags, ACCUMULATE), g.flag(flags, RELU)
-    shift = ir.Constant(_I64, row_bytes.bit_length() - 1)
+    shift = ir.Constant(I64, row_bytes.bit_length() - 1)
     at_once = max(1, min(n_vec, _ROOM // (n_rows * lanes)))
     for first in range(0, n_vec, at_once):
-        x8 = g.at(g.pointer(x_addr, _I8), first * lanes * 4)
+        x8 = g.at(g.pointer(x_addr, I8), first * lanes * 4)
         outs = [
             out
             for r in range(n_rows)
@@ -217,10 +107,10 @@ def _rows_times_tile(
         ]
 
         def body(k: ir.Value, now: list[ir.Value], x8: ir.Value = x8) -> list[ir.Value]:
-            column = b.zext(g.load(g.at(columns, k), 2), _I64)
+            column = b.zext(g.load(g.at(columns, k), 2), I64)
             xs = g.vectors(g.at(x8, b.shl(column, shift)), at_once)
             xs = [g.load_vector(x) for x in xs]
-            weights = g.at(w, b.mul(k, ir.Constant(_I64, n_rows)))
+            weights = g.at(w, b.mul(k, ir.Constant(I64, n_rows)))
             values = [g.splat(g.load(g.at(weights, r))) for r in range(n_rows)]
             return [
                 g.multiply_add(values[i // at_once], xs[i % at_once], total)
@@ -259,12 +149,12 @@ def _slice_times_tile(builder: ir.IRBuilder, args: Values, tile: int) -> None:
     """Emit the products of sixteen interleaved rows and a narrow tile."""
     w_addr, c_addr, n, x_addr, out_addr, order_addr, b_addr, flags = args
     n_vec, lanes = _TILES[tile]
-    g, b, row_bytes = _Ir(builder, lanes), builder, tile * 4
-    w, packed = g.pointer(w_addr, _F32), g.pointer(c_addr, _I64)
-    x8, out8 = g.pointer(x_addr, _I8), g.pointer(out_addr, _I8)
-    order, bias = g.pointer(order_addr, _I32), g.pointer(b_addr, _F32)
+    g, b, row_bytes = VectorBuilder(builder, lanes), builder, tile * 4
+    w, packed = g.pointer(w_addr, F32), g.pointer(c_addr, I64)
+    x8, out8 = g.pointer(x_addr, I8), g.pointer(out_addr, I8)
+    order, bias = g.pointer(order_addr, I32), g.pointer(b_addr, F32)
     clip = g.flag(flags, RELU)
-    shift = ir.Constant(_I64, row_bytes.bit_length() - 1)
+    shift = ir.Constant(I64, row_bytes.bit_length() - 1)
     n_rows = min(LANES, _ROOM // tile)
     for first in range(0, LANES, n_rows):
         rows = range(first, first + n_rows)
@@ -274,8 +164,8 @@ def _slice_times_tile(builder: ir.IRBuilder, args: Values, tile: int) -> None:
         def body(
             k: ir.Value, now: list[ir.Value], rows: range = rows
         ) -> list[ir.Value]:
-            fours = g.at(packed, b.mul(k, ir.Constant(_I64, LANES // 4)))
-            weights, new = g.at(w, b.mul(k, ir.Constant(_I64, LANES))), []
+            fours = g.at(packed, b.mul(k, ir.Constant(I64, LANES // 4)))
+            weights, new = g.at(w, b.mul(k, ir.Constant(I64, LANES))), []
             for i, r in enumerate(rows):
                 if i % 4 == 0 or r % 4 == 0:
                     four = g.load(g.at(fours, r // 4), 8)
@@ -288,7 +178,7 @@ def _slice_times_tile(builder: ir.IRBuilder, args: Values, tile: int) -> None:
 
         totals = g.loop(n, totals, body)
         for i, r in enumerate(rows):
-            place = b.zext(g.load(g.at(order, r)), _I64)
+            place = b.zext(g.load(g.at(order, r)), I64)
             outs = g.vectors(g.at(out8, b.shl(place, shift)), n_vec)
             for v, out in enumerate(outs):
                 g.store_vector(g.finish(clip, totals[i * n_vec + v]), out)
@@ -322,25 +212,25 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
         context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
     ) -> ir.Value:
         w_addr, c_addr, n, x_addr, out_addr, b_addr = args
-        g, b = _Ir(builder), builder
-        w, x = g.pointer(w_addr, _VEC), g.pointer(x_addr, _F32)
-        packed = g.pointer(c_addr, _I64)  # four columns in one load
+        g, b = VectorBuilder(builder), builder
+        w, x = g.pointer(w_addr, VECTOR), g.pointer(x_addr, F32)
+        packed = g.pointer(c_addr, I64)  # four columns in one load
 
         def body(k: ir.Value, now: list[ir.Value]) -> list[ir.Value]:
-            xs: ir.Value = ir.Constant(_VEC, ir.Undefined)
-            at = b.mul(k, ir.Constant(_I64, LANES // 4))
+            xs: ir.Value = ir.Constant(VECTOR, ir.Undefined)
+            at = b.mul(k, ir.Constant(I64, LANES // 4))
             for lane in range(LANES):
                 if lane % 4 == 0:
                     four = g.load(
-                        g.at(packed, b.add(at, ir.Constant(_I64, lane // 4))), 8
+                        g.at(packed, b.add(at, ir.Constant(I64, lane // 4))), 8
                     )
                 value = g.load(g.at(x, g.column(four, lane % 4)))
-                xs = b.insert_element(xs, value, ir.Constant(_I32, lane))
+                xs = b.insert_element(xs, value, ir.Constant(I32, lane))
             return [g.multiply_add(g.load(g.at(w, k), 64), xs, now[0])]
 
-        start = g.load(g.pointer(b_addr, _VEC))
+        start = g.load(g.pointer(b_addr, VECTOR))
         (total,) = g.loop(n, [start], body)
-        b.store(g.plus_zero(total), g.pointer(out_addr, _VEC), align=4)
+        b.store(g.plus_zero(total), g.pointer(out_addr, VECTOR), align=4)
         return _nothing(context)
 
     return types.void(a, a, i, a, a, a), codegen
@@ -349,16 +239,16 @@ def dot_slice(typingctx, weights, columns, n, x, out, bias):  # type: ignore[no-
 def _dense_rows(builder: ir.IRBuilder, args: Values, n_rows: int) -> None:
     """Emit the products of 64 outputs, all weights stored, and a few rows of X."""
     w_addr, n, x_addr, x_step, out_addr, out_step, b_addr = args
-    g, b, n_vec = _Ir(builder), builder, SIDE // LANES
-    w, bias = g.pointer(w_addr, _VEC), g.pointer(b_addr, _VEC)
-    x, out = g.pointer(x_addr, _F32), g.pointer(out_addr, _F32)
+    g, b, n_vec = VectorBuilder(builder), builder, SIDE // LANES
+    w, bias = g.pointer(w_addr, VECTOR), g.pointer(b_addr, VECTOR)
+    x, out = g.pointer(x_addr, F32), g.pointer(out_addr, F32)
     wide = max(1, min(n_vec, _DENSE_ROOM // (n_rows * LANES)))
     for first in range(0, n_vec, wide):
 
         def body(
             k: ir.Value, now: list[ir.Value], first: int = first
         ) -> list[ir.Value]:
-            weights = g.at(g.at(w, b.mul(k, ir.Constant(_I64, n_vec))), first)
+            weights = g.at(g.at(w, b.mul(k, ir.Constant(I64, n_vec))), first)
             weights = [g.load(g.at(weights, v), 64) for v in range(wide)]
             place = g.at(x, b.mul(k, x_step))
             values = [g.splat(g.load(g.at(place, r))) for r in range(n_rows)]
@@ -373,7 +263,7 @@ def _dense_rows(builder: ir.IRBuilder, args: Values, n_rows: int) -> None:
 
 
 def _store_dense(
-    g: _Ir,
+    g: VectorBuilder,
     total: ir.Value,
     out: ir.Value,
     out_step: ir.Value,
@@ -384,13 +274,13 @@ def _store_dense(
     """Store sixteen outputs of one row: side by side, or in a tile."""
     total = g.plus_zero(total)
     if n_rows == 1:
-        vectors = g.b.bitcast(out, _VEC.as_pointer())
+        vectors = g.b.bitcast(out, VECTOR.as_pointer())
         g.b.store(total, g.at(vectors, vector), align=4)
         return
     for lane in range(LANES):
-        output = ir.Constant(_I64, vector * LANES + lane)
+        output = ir.Constant(I64, vector * LANES + lane)
         place = g.at(g.at(out, g.b.mul(output, out_step)), row)
-        one = g.b.extract_element(total, ir.Constant(_I32, lane))
+        one = g.b.extract_element(total, ir.Constant(I32, lane))
         g.b.store(one, place, align=4)
 
 
@@ -426,12 +316,12 @@ def transpose(typingctx, source, stride, target, row_bytes):  # type: ignore[no-
         context: Context, builder: ir.IRBuilder, sig: Signature, args: Values
     ) -> ir.Value:
         source, stride, target, row_bytes = args
-        g, b = _Ir(builder), builder
-        source, target = g.pointer(source, _I8), g.pointer(target, _I8)
+        g, b = VectorBuilder(builder), builder
+        source, target = g.pointer(source, I8), g.pointer(target, I8)
 
         def row(base: ir.Value, step: ir.Value, r: int) -> ir.Value:
-            place = g.at(base, b.mul(step, ir.Constant(_I64, r)))
-            return b.bitcast(place, _VEC.as_pointer())
+            place = g.at(base, b.mul(step, ir.Constant(I64, r)))
+            return b.bitcast(place, VECTOR.as_pointer())
 
         rows = [g.load(row(source, stride, r)) for r in range(LANES)]
         for r, out in enumerate(_transposed(b, rows)):
@@ -446,7 +336,7 @@ def _transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     for d in (1, 2, 4, 8):
         low = [j if not j & d else LANES + (j ^ d) for j in range(LANES)]
         high = [(j | d) if not j & d else LANES + j for j in range(LANES)]
-        masks = [ir.Constant(ir.VectorType(_I32, LANES), m) for m in (low, high)]
+        masks = [ir.Constant(ir.VectorType(I32, LANES), m) for m in (low, high)]
         new = list(rows)
         for r in range(LANES):
             if not r & d:
