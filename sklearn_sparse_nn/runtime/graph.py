@@ -221,9 +221,9 @@ class InputStage(Sealed):
         if (self.shift is None) != (self.scale is None):
             raise ValueError("An input stage has both a shift and a scale, or neither.")
         for name in ("fill", "shift", "scale"):
-            given = getattr(self, name)
-            if given is not None:
-                array = _own(given, np.float64)
+            numbers = getattr(self, name)
+            if numbers is not None:
+                array = _own(numbers, np.float64)
                 # Rows of float32 are computed with what these are in float32.
                 with np.errstate(over="ignore"):
                     narrow = array.astype(np.float32)

@@ -198,8 +198,8 @@ class Head(Sealed):
 def shares(proba: Array) -> Array:
     """Divide every row by its sum; rows of zeros become equal shares.
 
-    This is what is left of probabilities where an output has no class, because the
-    training data had none. Where only such outputs are probable, nothing tells the
+    These are the probabilities where some outputs have no class, because the training
+    data did not have it. Where only such outputs are probable, nothing tells the
     classes apart.
 
     Parameters

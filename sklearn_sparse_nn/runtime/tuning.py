@@ -19,14 +19,14 @@ Step: TypeAlias = Callable[[Plan], Plan]
 
 _PANELS = (96, 128, 160, 192, 256, 384, 512, 1024)
 _LIMITS = (0, 1, 2, 4, 8, 16, 32)
-_GAIN = 0.98  # what is not two per cent faster is noise
+_GAIN = 0.98  # a gain of less than two per cent is noise
 _ROUNDS, _SECONDS = 7, 2e-3
 
 
 def tuned(engine: KernelEngine, X: Floats) -> Plan:
     """Find the fastest plan for rows like these.
 
-    The panels, groups and limits of the plan are varied layer by layer; what is faster
+    The panels, groups and limits of the plan are varied layer by layer; the faster one
     on this machine is kept. No plan changes the order of a sum, so outputs stay.
 
     Parameters

@@ -202,17 +202,17 @@ def assemble(
     ValueError
         The graph or the head refuses what the file says.
     """
-    given = description["stage"]
+    described = description["stage"]
     columns = arrays.pop("stage.columns", None)
     if columns is not None:
         columns = _frozen(columns.astype(np.int64))
     stage = InputStage(
-        given["n_features"],
+        described["n_features"],
         columns=columns,
         fill=arrays.pop("stage.fill", None),
         shift=arrays.pop("stage.shift", None),
         scale=arrays.pop("stage.scale", None),
-        wide=given["wide"],
+        wide=described["wide"],
     )
     del columns
     ops = [
@@ -266,7 +266,7 @@ def _assemble_weight(op: _Json, take: _Take) -> Csr:
     """Build a checked weight from its description."""
     shape = (op["shape"][0], op["shape"][1])
     data, indices, indptr = take("data"), take("indices"), take("indptr")
-    # Before scipy sees it, which cuts what is behind the last row's end.
+    # Before scipy has it, which cuts the values after the end of the last row.
     check_csr(data, indices, indptr, shape)
     if indices.dtype.itemsize == 2:
         indices = _frozen(indices.astype(np.int32))

@@ -1,6 +1,6 @@
 """The model file: written whole or not at all, and checked before it is used.
 
-A file is a safetensors file whose every byte is determined by its model; docs/format.md
+A file is a safetensors file. The model determines its every byte; docs/format.md
 describes it. It is read here, not through the safetensors library: that holds a file
 three times in memory, and accepts what this format does not.
 """
