@@ -1,1 +1,1 @@
-"""The torch and skorch side: default nets, batches, training runs, held masks."""
+"""Nets of torch and skorch: layers, the default module, batches, targets, seeds."""

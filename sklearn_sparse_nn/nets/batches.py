@@ -1,4 +1,4 @@
-"""Mini-batches cut out of arrays, instead of gathered row by row."""
+"""Mini-batches as slices of arrays, instead of single rows that are stacked."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 __all__ = ["BatchIterator"]
 
@@ -14,25 +14,25 @@ __all__ = ["BatchIterator"]
 class BatchIterator:
     """Mini-batches of an in-memory dataset, cut by slicing.
 
-    A drop-in for torch's ``DataLoader`` in any skorch net whose data are arrays. It
-    takes a whole batch with one indexing call, where a ``DataLoader`` asks for every
-    row alone and stacks them.
+    It replaces torch's ``DataLoader`` in any skorch net whose data are arrays. It
+    takes a whole batch with one indexing call; a ``DataLoader`` takes every row alone
+    and stacks them.
 
     Parameters
     ----------
     dataset : skorch.dataset.Dataset, TensorDataset or Subset of one
-        Rows along the first axis. `X` may be a numpy array (read-only and
-        memory-mapped ones too), a tensor, a DataFrame of numbers or a scipy.sparse
-        matrix, of which each batch alone is made dense.
+        The data, with rows along the first axis. `X` may be a numpy array
+        (also a read-only or memory-mapped one), a tensor, a DataFrame of numbers or a
+        scipy.sparse matrix, of which one batch at a time is made dense.
     batch_size : int, default=128
-        Rows in a batch. A last batch of one single row joins the batch before it,
-        because batch norm cannot train on one row.
+        The number of rows in a batch. A last batch of one row joins the batch
+        before it, because batch norm cannot train on one row.
     shuffle : bool, default=False
         Whether each pass takes the rows in a new random order.
     drop_last : bool, default=False
         Whether to leave out a last batch that is not full.
     random_state : int, torch.Generator or None, default=None
-        Where the order comes from; None uses torch's global generator, as a
+        The seed or generator of the order. None uses torch's global generator, as a
         ``DataLoader`` does.
 
     Examples
@@ -55,7 +55,7 @@ class BatchIterator:
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset[Any],
         batch_size: int = 128,
         *,
         shuffle: bool = False,
@@ -90,6 +90,7 @@ class BatchIterator:
             yield _take(self._X, rows), y
 
     def _starts(self) -> list[int]:
+        """Compute the first row of every batch, in the order of a pass."""
         starts = list(range(0, self._n, self.batch_size))
         left_over = self._n % self.batch_size
         if left_over and self.drop_last:
@@ -99,8 +100,8 @@ class BatchIterator:
         return starts
 
 
-def _unwrap(dataset: Any) -> tuple[Any, np.ndarray | None]:
-    """Follow subsets down to the data and the rows that they select."""
+def _unwrap(dataset: Dataset[Any]) -> tuple[Dataset[Any], np.ndarray | None]:
+    """Return the data inside nested subsets, and the rows that they select."""
     rows = None
     while isinstance(dataset, Subset):
         indices = np.asarray(dataset.indices)
@@ -109,7 +110,8 @@ def _unwrap(dataset: Any) -> tuple[Any, np.ndarray | None]:
     return dataset, rows
 
 
-def _arrays(dataset: Any) -> tuple[Any, Any]:
+def _arrays(dataset: Dataset[Any]) -> tuple[Any, Any]:
+    """Return `X` and `y` of a dataset of arrays."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         X, y = dataset.tensors
         return X, y
@@ -123,6 +125,7 @@ def _arrays(dataset: Any) -> tuple[Any, Any]:
 
 
 def _as_sliceable(data: Any) -> Any:
+    """Return rows as a tensor, an ndarray or a CSR matrix; None stays None."""
     if data is None or isinstance(data, (torch.Tensor, np.ndarray)):
         return data
     if sparse.issparse(data):
@@ -136,6 +139,7 @@ def _as_sliceable(data: Any) -> Any:
 
 
 def _take(data: Any, rows: slice | np.ndarray) -> torch.Tensor:
+    """Return some rows as a dense tensor."""
     if isinstance(data, torch.Tensor):
         return data[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
     part = data[rows]

@@ -1,4 +1,4 @@
-"""What lies on paths from inputs to outputs: importances and dead weights."""
+"""Paths from inputs to outputs: input importances and effective sparsity."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Chain:
     Parameters
     ----------
     weights : mapping of name to ndarray of shape (out, in)
-        First layer first, float64, rows scaled by the norm that follows them.
+        The weights, first layer first, float64, rows scaled by the norm after them.
     input_scale : ndarray of shape (n_inputs,)
-        What a norm before the first layer multiplies the inputs by.
+        The factors by which a norm before the first layer multiplies the inputs.
     mixes : bool
         Whether a layer norm lets hidden units depend on each other.
     """
@@ -36,19 +36,19 @@ class Chain:
 def linear_chain(
     module: nn.Module, layers: Mapping[str, PrunableLayer]
 ) -> Chain | None:
-    """Give the weights of a net that is one chain of Linear layers.
+    """Return the weights of a net that is one chain of Linear layers.
 
     Parameters
     ----------
     module : nn.Module
-        Only what an ``nn.Sequential`` does is known without reading its code.
+        The net. Only an ``nn.Sequential`` is recognised as a chain.
     layers : mapping of name to PrunableLayer
-        All its prunable layers.
+        All prunable layers of the net.
 
     Returns
     -------
     chain : Chain or None
-        None when the net is no such chain.
+        The chain; None if the net is not one.
     """
     names = {layer.module: name for name, layer in layers.items()}
     weights: dict[str, np.ndarray] = {}
@@ -76,14 +76,14 @@ def linear_chain(
 
 
 def _steps(module: nn.Module) -> list[nn.Module]:
-    """Give the modules of nested Sequentials in the order of their calls."""
+    """List the modules of nested Sequentials in the order of their calls."""
     if type(module).forward is not nn.Sequential.forward:
         return [module]
     return [step for child in module.children() for step in _steps(child)]
 
 
 def _scale(norm: nn.BatchNorm1d | nn.LayerNorm) -> np.ndarray:
-    """Give what a norm multiplies each value by, as far as it is fixed."""
+    """Compute the fixed factors by which a norm multiplies its inputs."""
     scale = torch.ones(())
     if isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None:
         scale = torch.rsqrt(norm.running_var + norm.eps)
@@ -98,12 +98,12 @@ def input_importances(chain: Chain) -> np.ndarray:
     Parameters
     ----------
     chain : Chain
-        The net.
+        The weights of the net.
 
     Returns
     -------
     importances : ndarray of shape (n_inputs,)
-        Adding up to 1, or all 0 when no path survives.
+        The importances, which add up to 1, or are all 0 if no path survives.
 
     References
     ----------
@@ -130,13 +130,13 @@ def effective_nonzeros(chain: Chain) -> dict[str, int]:
     Parameters
     ----------
     chain : Chain
-        The net.
+        The weights of the net.
 
     Returns
     -------
     n : dict of name to int
-        A weight whose source gets nothing or whose target gives nothing on counts
-        as zero.
+        The number of weights that are on such a path, by layer. A weight whose source
+        has no inputs left, or whose target no outputs, counts as zero.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Private copies of a net, to look at."""
+"""Copies of a net and its module, for runs that leave the net as it is."""
 
 from copy import deepcopy
 from itertools import chain
@@ -21,20 +21,21 @@ __all__ = [
 
 
 def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
-    """Copy a module, and with it activations that its forward left in attributes.
+    """Copy a module and the activations that its forward has stored in attributes.
 
     Parameters
     ----------
     module : nn.Module
-        What to copy.
+        The module to copy.
     share_weights : bool, default=False
-        Whether parameters and buffers stay the same tensors.
+        Whether the copy has the same tensors as parameters and buffers.
 
     Returns
     -------
     copy : nn.Module
+        The copy, with detached activations.
     """
-    # Tensors with a history cannot be deep-copied; theirs is over.
+    # Tensors with a graph cannot be deep-copied; these graphs are not needed.
     memo: dict[int, Any] = {
         id(value): value.detach()
         for child in module.modules()
@@ -48,19 +49,19 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
 
 
 def first_outputs(net: NeuralNet, X: Any) -> Tensor:
-    """Look at the module's outputs for a row or two; lazy layers get their shape.
+    """Compute the module's outputs for one or two rows; lazy layers get their shape.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
     X : array
-        As `net` takes it.
+        Rows of the type that `net` takes; the first two are used.
 
     Returns
     -------
     outputs : Tensor
-        The first, if the module gives several.
+        The outputs; the first ones if the module returns a tuple.
     """
     for outputs in _twin(net, net.module_).forward_iter(X[:2]):
         return outputs[0] if isinstance(outputs, tuple) else outputs
@@ -71,26 +72,26 @@ def first_outputs(net: NeuralNet, X: Any) -> Tensor:
 
 
 def private_twin(net: NeuralNet) -> NeuralNet:
-    """Copy a net for looking at it; its weights stay the same tensors.
+    """Copy a net whose hooks and settings may be changed; weights are shared.
 
-    The copy keeps other threads' predictions out of what is heard, and a compiled
-    module, which ignores hooks that come later, is run as it was before compilation.
+    Hooks of the copy do not see predictions of other threads. A compiled module ignores
+    later hooks, so the copy has the module from before compilation.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
 
     Returns
     -------
     twin : skorch.NeuralNet
-        Do not train it.
+        The copy, which must not be trained.
     """
     return _twin(net, copy_module(original(net.module_), share_weights=True))
 
 
 def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:
-    """Make a net with the same settings around a module, for looking at it only."""
+    """Build a net with the same settings around a module, for predictions only."""
     twin = object.__new__(type(net))
     twin.__dict__.update(net.__dict__, module_=module)
     spare_global_rng(twin)
@@ -98,13 +99,13 @@ def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:
 
 
 def spare_global_rng(net: NeuralNet) -> None:
-    """Let a net's prediction batches come without a draw from the global generator.
+    """Keep a net's prediction batches from drawing from the global generator.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        A torch ``DataLoader`` draws a seed for its workers whenever it is run. Here it
-        gets a generator of its own, if it has none.
+        The net, which is changed. A torch ``DataLoader`` draws a seed for its workers
+        whenever it is iterated; it gets its own generator if it has none.
     """
     loader = net.iterator_valid
     if isinstance(loader, type) and issubclass(loader, DataLoader):
@@ -112,5 +113,5 @@ def spare_global_rng(net: NeuralNet) -> None:
 
 
 def rows_run(net: NeuralNet, n_rows: int) -> int:
-    """Give the rows that a module sees for a batch: our nets fill small ones up."""
+    """Compute how many rows a module sees for a batch: our nets pad small batches."""
     return n_rows + -n_rows % getattr(net, "rows_at_once", 1)

@@ -1,4 +1,4 @@
-"""The prunable weights of a torch module: which there are, and how they lie."""
+"""The prunable layers of a torch module, and the shapes of their weights."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ class PrunableLayer:
     Parameters
     ----------
     name : str
-        Path of the module, such as ``"hidden_0"`` or ``"encoder.2"``.
+        The path of the module, such as ``"hidden_0"`` or ``"encoder.2"``.
     module : nn.Module
-        The layer.
+        The layer itself.
     inputs_first : bool
-        Whether its weight lies as (in, out, ...) and not as (out, in, ...):
+        Whether the weight has shape (in, out, ...) instead of (out, in, ...), as in
         embeddings and transposed convolutions.
     """
 
@@ -52,25 +52,26 @@ class PrunableLayer:
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter itself."""
+        """The weight, as the module's own parameter."""
         return self.module.get_parameter("weight")
 
     def turned(self, tensor: Tensor) -> Tensor:
-        """Turn a tensor of the weight's shape to (out, in, ...), or back."""
+        """Transpose a tensor of the weight's shape to (out, in, ...), or back."""
         return tensor.transpose(0, 1) if self.inputs_first else tensor
 
 
 def is_prunable(module: nn.Module) -> bool:
-    """Tell whether a module's weight can be pruned.
+    """Check whether a module's weight can be pruned.
 
     Parameters
     ----------
     module : nn.Module
-        Any.
+        A single module; modules inside it do not count.
 
     Returns
     -------
     prunable : bool
+        True for Linear, Conv and Embedding layers.
 
     Examples
     --------
@@ -81,23 +82,25 @@ def is_prunable(module: nn.Module) -> bool:
 
 
 def prunable_layers(module: nn.Module) -> dict[str, PrunableLayer]:
-    """Find the Linear, Conv and Embedding weights of a module; never a norm or bias.
+    """Find the Linear, Conv and Embedding layers of a module.
+
+    Norms and biases are never pruned.
 
     Parameters
     ----------
     module : nn.Module
-        Compiled modules are looked through. A weight that two layers share is listed
-        once, under the first.
+        The whole net, compiled or not. A weight that two layers share is listed once,
+        under the first of them.
 
     Returns
     -------
     layers : dict of name to PrunableLayer
-        In order of registration.
+        The layers, in order of registration.
 
     Raises
     ------
     ValueError
-        There is none, or a weight is computed from other parameters.
+        The module has no such layer, or a weight is computed from other parameters.
 
     Examples
     --------
@@ -139,20 +142,20 @@ def match_layers(
     Parameters
     ----------
     names : iterable of str
-        Layers that exist.
+        The names of all layers.
     patterns : str, iterable of str or None
-        ``"hidden_*"``, ``["encoder.*", "head"]``, or the parameter's own name as in
-        ``"head.weight"``; None for all.
+        One pattern or several, such as ``"hidden_*"`` or ``["encoder.*", "head"]``, or
+        a parameter's name such as ``"head.weight"``. None stands for all layers.
 
     Returns
     -------
     chosen : tuple of str
-        In the order of `names`.
+        The names that match, in the order of `names`.
 
     Raises
     ------
     UnknownNameError
-        A pattern matches no layer.
+        If a pattern matches no layer.
 
     Examples
     --------
@@ -181,23 +184,29 @@ def match_layers(
     return tuple(name for name in names if name in chosen)
 
 
-def as_sparse(layer: PrunableLayer, format: str, block: tuple[int, int] | None) -> Any:
-    """Give a layer's weight as a scipy.sparse array.
+def as_sparse(
+    layer: PrunableLayer,
+    format: str,
+    block: tuple[int, int] | None,
+) -> Any:
+    """Return a layer's weight as a scipy.sparse array.
 
     Parameters
     ----------
     layer : PrunableLayer
-        Convolutions count as (out, in * kernel), embeddings as (dim, entries).
+        The layer. A convolution's weight is (out, in * kernel), an embedding's
+        (dim, entries).
     format : {"csr", "csc", "coo", "bsr", "dense"}
-        What to give; ``"dense"`` is an ndarray.
+        The format of the result; ``"dense"`` is an ndarray.
     block : (int, int) or None
-        Block size of ``"bsr"`` where it divides the shape; else scipy's choice.
+        The block size of ``"bsr"``, used if it divides the shape; scipy chooses one
+        otherwise.
 
     Returns
     -------
     weight : csr_array, csc_array, coo_array, bsr_array or ndarray of shape (out, in)
-        float32 for a float32 net. Sparse formats store non-zeros alone, but for
-        the zeros inside a stored block.
+        A copy, float32 for a float32 net. Sparse formats store only non-zeros and,
+        in ``"bsr"``, the zeros of a stored block.
     """
     with torch.no_grad():
         matrix = layer.turned(layer.weight.detach()).flatten(1).cpu().numpy()
@@ -212,7 +221,7 @@ def as_sparse(layer: PrunableLayer, format: str, block: tuple[int, int] | None) 
 
 
 def zero_mask(layers: Mapping[str, PrunableLayer]) -> dict[str, Tensor]:
-    """Mark the weights that are not zero, as (out, in, ...) on the CPU."""
+    """Return masks of the weights that are not zero, (out, in, ...), on the CPU."""
     return {
         name: (layer.turned(layer.weight.detach()) != 0).cpu()
         for name, layer in layers.items()

@@ -79,7 +79,7 @@ class SeededDropout(nn.Dropout):
         self.generator: torch.Generator | None = None
 
     def forward(self, X: Tensor) -> Tensor:
-        """Zero activations at random and scale up the rest; nothing in evaluation."""
+        """Zero activations at random and scale up the rest, in training only."""
         if not self.training or self.p == 0:
             return X
         if self.generator is None or self.generator.device != X.device:
@@ -102,7 +102,7 @@ class TabularModule(nn.Sequential):
     hidden_layer_sizes : sequence of int, default=(256, 256, 256)
         The width of every hidden layer; empty for a linear model.
     activation : str, default="relu"
-        A name in `ACTIVATIONS`.
+        The name of an activation in `ACTIVATIONS`.
     dropout : float in [0, 1), default=0.0
         The probability of dropout after every activation.
     norm : {"batch", "layer"} or None, default=None

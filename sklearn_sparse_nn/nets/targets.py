@@ -1,37 +1,37 @@
-"""What a net is trained on: class numbers or scaled values, and the way back."""
+"""Training targets: class numbers or scaled values, and their inverse."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["Labels", "Values"]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Class labels of any type, as class numbers.
+    """Class labels of any type, encoded as class numbers.
 
     Parameters
     ----------
     classes : ndarray of shape (n_classes,)
-        The sorted labels.
+        The distinct labels, sorted.
     """
 
     classes: np.ndarray
 
     @property
     def n_outputs(self) -> int:
-        """Outputs that a net for these targets has."""
+        """The number of outputs of a net for these targets."""
         return len(self.classes)
 
     @classmethod
     def of(cls, y: np.ndarray) -> "Labels":
-        """Learn the classes of `y`."""
+        """Find the classes of `y`."""
         return cls(np.unique(y))
 
     def encode(self, y: np.ndarray) -> np.ndarray:
-        """Give class numbers, int64 of shape (n,); unknown labels are an error."""
+        """Return class numbers, int64 of shape (n,); unknown labels are an error."""
         numbers = np.searchsorted(self.classes, y)
         numbers = np.minimum(numbers, len(self.classes) - 1)
         unknown = self.classes[numbers] != y
@@ -43,7 +43,7 @@ class Labels:
         return numbers.astype(np.int64)
 
     def decode(self, numbers: np.ndarray) -> np.ndarray:
-        """Give the labels of class numbers."""
+        """Return the labels of class numbers."""
         return self.classes[numbers]
 
 
@@ -54,7 +54,8 @@ class Values:
     Parameters
     ----------
     mean, scale : float
-        What training subtracts and divides by; 0 and 1 leave the values alone.
+        The values that training subtracts and divides by; with 0 and 1, targets are
+        not changed.
     """
 
     mean: float = 0.0
@@ -62,22 +63,22 @@ class Values:
 
     @property
     def n_outputs(self) -> int:
-        """Outputs that a net for these targets has."""
+        """The number of outputs of a net for these targets."""
         return 1
 
     @classmethod
     def of(cls, y: np.ndarray) -> "Values":
-        """Learn mean and standard deviation of `y`; a constant has scale 1."""
+        """Compute mean and standard deviation of `y`; a constant has scale 1."""
         mean, scale = float(np.mean(y)), float(np.std(y))
         varies = scale > 10 * np.finfo(np.float64).eps * abs(mean)
         return cls(mean, scale if varies else 1.0)
 
     def encode(self, y: np.ndarray) -> np.ndarray:
-        """Give standardised values, float32 of shape (n, 1)."""
+        """Return standardised values, float32 of shape (n, 1)."""
         return ((y - self.mean) / self.scale).astype(np.float32).reshape(-1, 1)
 
-    def decode(self, outputs: Any) -> np.ndarray:
-        """Give values in their own units, float64 of shape (n,)."""
+    def decode(self, outputs: ArrayLike) -> np.ndarray:
+        """Return values in their own units, float64 of shape (n,)."""
         return (
             np.asarray(outputs, dtype=np.float64).reshape(-1) * self.scale + self.mean
         )
