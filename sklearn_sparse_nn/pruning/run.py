@@ -307,7 +307,7 @@ class PruningRun:
         assert self.holder is not None, "inside of `held`"
         self.holder.apply()
         if zeros_die:
-            self.holder.bury()
+            self.holder.mask_zeros()
 
     def train(
         self, phase: str, before_batch: Callable[[Fraction], None] | None = None

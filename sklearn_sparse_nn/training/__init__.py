@@ -1,1 +1,1 @@
-"""Training under masks: epochs one by one, held zeros, penalties, soft targets."""
+"""Training of a net: epochs, masks, penalties, soft targets and rewinding."""

@@ -1,4 +1,4 @@
-"""Soft targets: a net learns from another's outputs, beside the labels."""
+"""Knowledge distillation: the outputs of a teacher net as soft targets."""
 
 from functools import partial
 from typing import Any
@@ -18,17 +18,17 @@ _KNOWN = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, *_REGRESSIONS)
 
 
 def check_distillable(net: NeuralNet) -> None:
-    """Refuse a net whose loss has no soft form.
+    """Raise an error for a net whose loss has no soft form.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
 
     Raises
     ------
     TypeError
-        The loss is of another kind than the usual ones.
+        The loss is none of the known ones, or has ``reduction="none"``.
     """
     criterion = _criterion(net)
     if not isinstance(criterion, _KNOWN) or criterion.reduction == "none":
@@ -42,22 +42,22 @@ def check_distillable(net: NeuralNet) -> None:
 
 
 class Distill:
-    """Mixes a net's training loss with its distance to a teacher's outputs.
+    """Mix a net's training loss with its distance to a teacher's outputs.
 
     The loss is ``(1 - weight) * loss + weight * T ** 2 * KL(teacher || student)`` of
-    the probabilities at temperature T. Regression takes the net's own loss with the
-    teacher's outputs as targets.
+    the probabilities at temperature T. For regression, the distance is the net's own
+    loss with the teacher's outputs as targets.
 
-    Use as a context manager around training; the net's loss is its own afterwards.
+    A context manager for training; afterwards the net has its own loss again.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized. The teacher is its module as it is now.
+        An initialized net. The teacher is a copy of its module as it is now.
     weight : float in [0, 1]
-        Weight of the soft targets.
+        The weight of the soft targets.
     temperature : float
-        Positive; above 1 the teacher's doubts count for more.
+        The temperature T, positive; a higher one gives softer targets.
 
     References
     ----------
@@ -70,11 +70,11 @@ class Distill:
         self._net = net
         self._weight = weight
         self._temperature = temperature
-        self._teacher: Any = copy_module(original(net.module_))
+        self._teacher: nn.Module = copy_module(original(net.module_))
         self._teacher.eval().requires_grad_(False)
 
     def __enter__(self) -> "Distill":
-        # On the object, not the class: `get_loss` may be anybody's.
+        # Set on the object, because the class may be a user's.
         self._before = self._net.__dict__.get("get_loss")
         self._hard = self._net.get_loss
         self._net.__dict__["get_loss"] = self._loss
@@ -94,6 +94,7 @@ class Distill:
         training: bool = False,
         **kwargs: Any,
     ) -> Tensor:
+        """Compute the mixed loss in training, the net's own loss otherwise."""
         net = self._net
         hard = self._hard(y_pred, y_true, X, *args, training=training, **kwargs)
         if not training:
@@ -102,30 +103,30 @@ class Distill:
         net.__dict__["module_"] = self._teacher
         try:
             with torch.no_grad():
-                wanted = net.infer(X)
+                target = net.infer(X)
         finally:
             net.__dict__["module_"] = own
-        soft = self._distance(_first(y_pred), _first(wanted))
+        soft = self._distance(_first(y_pred), _first(target))
         return (1 - self._weight) * hard + self._weight * soft
 
-    def _distance(self, given: Tensor, wanted: Tensor) -> Tensor:
+    def _distance(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Compute the distance of outputs to those of the teacher."""
         criterion, T = _criterion(self._net), self._temperature
         reduction = criterion.reduction
         if isinstance(criterion, _REGRESSIONS):
-            return criterion(given, wanted)
+            return criterion(outputs, target)
         if isinstance(criterion, nn.BCEWithLogitsLoss):
             entropy = partial(
                 functional.binary_cross_entropy_with_logits, reduction=reduction
             )
-            target = torch.sigmoid(wanted / T)
-            own = entropy(wanted / T, target)
-            return T**2 * (entropy(given / T, target) - own)
+            soft = torch.sigmoid(target / T)
+            return T**2 * (entropy(outputs / T, soft) - entropy(target / T, soft))
         probabilities = isinstance(self._net, NeuralNetClassifier)
         if isinstance(criterion, nn.NLLLoss) and probabilities:
-            eps = torch.finfo(given.dtype).eps
-            given, wanted = (given + eps).log(), (wanted + eps).log()
-        student = functional.log_softmax(given / T, dim=1)
-        teacher = functional.log_softmax(wanted / T, dim=1)
+            eps = torch.finfo(outputs.dtype).eps
+            outputs, target = (outputs + eps).log(), (target + eps).log()
+        student = functional.log_softmax(outputs / T, dim=1)
+        teacher = functional.log_softmax(target / T, dim=1)
         if student.ndim > 2:  # an output for every position
             student, teacher = (
                 student.flatten(2).mT.flatten(0, 1),
@@ -137,9 +138,10 @@ class Distill:
 
 
 def _criterion(net: NeuralNet) -> Any:
-    """Give the loss; skorch's ``compile=True`` compiles it too."""
+    """Return the loss, uncompiled: skorch's ``compile=True`` compiles it, too."""
     return original(net.criterion_)
 
 
 def _first(outputs: Any) -> Tensor:
+    """Return the first output of a module that may return several."""
     return outputs[0] if isinstance(outputs, tuple) else outputs

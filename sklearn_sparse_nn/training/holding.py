@@ -1,4 +1,4 @@
-"""Masks held while a net trains: what is pruned stays exactly zero."""
+"""Masks that keep pruned weights at exactly zero while a net trains."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.host import optimizers
 from sklearn_sparse_nn.nets.layers import PrunableLayer
@@ -15,23 +16,23 @@ __all__ = ["MaskHolder"]
 
 
 class MaskHolder(Callback):
-    """Holds masks over the weights of a skorch net, and leaves no trace.
+    """Keep the pruned weights of a skorch net at zero during training.
 
     Masking gradients alone is not enough: momentum and weight decay move weights that
-    have no gradient. So pruned weights, and the optimizer's memory of them, are set to
+    have no gradient. So pruned weights, and the optimizer's state for them, are set to
     +0.0 after every optimizer step. Their gradients are zeroed before other callbacks
-    see them, so that a clipped gradient norm counts living weights only.
+    see them, so that a clipped gradient norm counts only the remaining weights.
 
-    Use as a context manager around training; hooks and callback are gone afterwards.
+    A context manager for training; it removes its hooks and callback afterwards.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
     layers : mapping of name to PrunableLayer
-        The layers under masks.
+        The layers that have masks.
     masks : mapping of name to bool Tensor of shape (out, in, ...)
-        The masks to begin with, True = lives.
+        The first masks, True for a weight that remains.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class MaskHolder(Callback):
     ) -> None:
         self._net = net
         self._layers = layers
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self.hold(masks)
 
     def __enter__(self) -> "MaskHolder":
@@ -60,7 +61,7 @@ class MaskHolder(Callback):
         callbacks[:] = [item for item in callbacks if item[1] is not self]
 
     def hold(self, masks: Mapping[str, Tensor]) -> None:
-        """Hold these masks from now on, and apply them at once."""
+        """Replace the masks, and apply the new ones at once."""
         self.masks = dict(masks)
         self._held = []
         for name, layer in self._layers.items():
@@ -72,7 +73,7 @@ class MaskHolder(Callback):
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zero pruned weights and the optimizer state at their places."""
+        """Zero pruned weights and the optimizer's state for them."""
         # Products with a 0/1 mask take an eighth of masked_fill_'s time. They can
         # give -0.0, which adding +0.0 makes +0.0.
         for weight, alive in self._held:
@@ -82,10 +83,11 @@ class MaskHolder(Callback):
                     if torch.is_tensor(value) and value.shape == weight.shape:
                         value.mul_(alive)
 
-    def bury(self) -> None:
-        """Mask weights that live and are zero all the same, so that masks are zeros.
+    def mask_zeros(self) -> None:
+        """Mask all weights that are zero, so that masks and zeros agree.
 
-        One that grew where nothing can move it, or that a penalty has taken there.
+        A weight outside the masks is zero if it was regrown and got no gradient, or if
+        a penalty has set it to zero.
         """
         self.hold(
             {
@@ -109,16 +111,16 @@ class MaskHolder(Callback):
         self.apply()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Released, ()  # a checkpoint of the whole net holds no masks
+        return _Released, ()  # a checkpoint of the whole net has no masks
 
     def sparsity(self) -> float:
-        """Give the fraction of masked weights, over all layers."""
+        """Return the fraction of masked weights, over all layers."""
         size = sum(mask.numel() for mask in self.masks.values())
         return 1 - sum(int(mask.sum()) for mask in self.masks.values()) / size
 
 
 class _Released(Callback):
-    """What is left of a holder in a pickle that was made while it held."""
+    """A placeholder in pickles of a net that were made during training."""
 
     def after_step(self, *_: Any) -> None:
-        pass
+        """Apply no masks (torch calls this after an optimizer's step)."""

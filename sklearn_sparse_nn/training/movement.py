@@ -1,11 +1,11 @@
-"""How far training has moved the weights, summed up while it goes on."""
+"""Movement scores: products of weights and gradients, summed during training."""
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.layers import PrunableLayer
 
@@ -13,16 +13,16 @@ __all__ = ["Movement"]
 
 
 class Movement:
-    """Sums ``-g * w`` over the backward passes of training.
+    """Sum ``-g * w`` over the backward passes of training.
 
-    Use as a context manager around training; nothing of it stays behind.
+    A context manager for training; it removes its hooks afterwards.
 
     Parameters
     ----------
     layers : mapping of name to PrunableLayer
-        The layers to watch.
+        The layers whose weights are summed over.
     so_far : mapping of name to Tensor of shape (out, in, ...), optional
-        Sums of an earlier part of the same training, which these go on from.
+        The sums of an earlier part of the same training; the new ones are added.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Movement:
         so_far: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._layers = layers
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self.total: dict[str, Tensor] = dict(so_far or {}) or {
             name: torch.zeros_like(layer.turned(layer.weight.detach()))
             for name, layer in layers.items()

@@ -1,4 +1,4 @@
-"""Penalties at work on a training net, with the strength that a sparsity asks for."""
+"""Sparsity penalties during training, with a strength that reaches a target."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +10,7 @@ import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.core.granularity import Granularity, group_sizes
 from sklearn_sparse_nn.core.penalties import (
@@ -23,35 +24,36 @@ from sklearn_sparse_nn.nets.layers import PrunableLayer
 
 __all__ = ["L0Penalty", "L1Penalty", "Penalty"]
 
-#: How fast the strength answers to what is still missing, per step and unit.
+#: How fast the strength grows, per step and missing fraction of zeros.
 _GAIN = 1.0
-#: Where an open gate starts (open with probability 0.99), and its step size.
+#: The initial value of a gate (open with probability 0.99), and its step size.
 _OPEN, _GATE_STEP = 2.5, 0.05
 
 
 class Penalty(Callback):
-    """Drives weights to zero until a fraction of them is; the strength finds itself.
+    """Drive weights to zero until a target fraction of them is zero.
 
-    The fraction that is aimed at rises evenly from what is zero now. While less is
-    zero, the strength grows at a rate in proportion to what is missing; while enough
-    is, it falls, and clearly enough is not pushed. It is measured by what training
-    itself does in a step and never exceeds it: a stronger push would close everything,
-    important or not. What is missing in the end is left to the pruning event.
+    The target rises linearly from the present fraction of zeros. Below the target, the
+    strength grows, at a rate proportional to the missing fraction; above it, the
+    strength falls, and clearly above it there is no penalty at all. The strength is
+    relative to the changes of a training step and at most 1: a stronger penalty would
+    set all weights to zero, important or not. If the target is not reached, the pruning
+    event sets the missing weights to zero.
 
-    Use as a context manager around training; nothing of it stays behind.
+    A context manager for training; it removes its hooks and callback afterwards.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
     layers : mapping of name to PrunableLayer
-        The layers under the penalty.
+        The layers that are penalized.
     granularity : Granularity
-        What goes to zero together.
+        The groups of weights that become zero together.
     """
 
     strength = 0.05
-    #: How much more than enough may be zero before nothing is pushed.
+    #: How far the fraction of zeros may be above the target before the penalty stops.
     slack = 0.0
 
     def __init__(
@@ -63,7 +65,7 @@ class Penalty(Callback):
         self._net = net
         self._layers = layers
         self._granularity = granularity
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self._from = self._to = 0.0
         self._step, self._n_steps = 0, 1
         self._push = 0.0
@@ -77,7 +79,7 @@ class Penalty(Callback):
         self.stop()
 
     def stop(self) -> None:
-        """Push no more; the same as the end of the context."""
+        """End the penalty, as the end of the context does."""
         self._restore()
         for hook in self._hooks:
             hook.remove()
@@ -87,55 +89,57 @@ class Penalty(Callback):
 
     def aim(self, fraction: float, n_steps: int) -> None:
         """Aim at this fraction of zeros after so many steps from now."""
-        self._from, self._to = min(self._found(), fraction), fraction
+        self._from, self._to = min(self._fraction_zero(), fraction), fraction
         self._step, self._n_steps = 0, max(n_steps, 1)
 
-    def _found(self) -> float:
-        """Give the fraction that is zero now."""
+    def _fraction_zero(self) -> float:
+        """Compute the fraction of weights that is zero now."""
         weights = [layer.weight for layer in self._layers.values()]
         alive = sum(int(torch.count_nonzero(weight)) for weight in weights)
         return 1 - alive / self._size
 
     def _restore(self) -> None:
-        """Put back weights that are, for a while, something else."""
+        """Restore the trained weights, if others are in their place."""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Let the weights be, for a while, what they are for prediction."""
+        """Use the weights of predictions inside a context."""
         yield
 
     def fold(self) -> None:
-        """Make the weights, for good, what they are for prediction."""
+        """Replace the trained weights by those of predictions."""
 
     def on_batch_begin(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
     ) -> None:
-        """Set the strength by what is missing (skorch calls this)."""
+        """Update the strength (skorch calls this)."""
         if not training:
             return
         self._step += 1
         progress = min(1.0, self._step / self._n_steps)
-        missing = self._from + progress * (self._to - self._from) - self._found()
+        missing = (
+            self._from + progress * (self._to - self._from) - self._fraction_zero()
+        )
         self.strength = min(1.0, self.strength * math.exp(_GAIN * missing))
         self._push = self.strength if missing > -self.slack else 0.0
 
     def _trained(self) -> dict[str, PrunableLayer]:
-        """Give the layers that nobody has frozen."""
+        """Return the layers that are trained, and not frozen."""
         layers = self._layers.items()
         return {name: layer for name, layer in layers if layer.weight.requires_grad}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Callback, ()  # a checkpoint of the whole net holds no penalty
+        return Callback, ()  # a checkpoint of the whole net has no penalty
 
 
 class L1Penalty(Penalty):
-    """Proximal steps of the L1 norm, or of the group lasso where weights have groups.
+    """Take proximal steps of the L1 norm, or of the group lasso for groups of weights.
 
-    A step takes from a weight at most the root mean square of what the optimizer's
-    step has just changed.
+    A proximal step reduces a weight by at most the root mean square of the changes of
+    the optimizer's step before it.
     """
 
-    slack = 0.05  # without a push, what is zero moves off at the next step
+    slack = 0.05  # without the penalty, zeros change at the next step
 
     def __enter__(self) -> "L1Penalty":
         super().__enter__()
@@ -147,8 +151,8 @@ class L1Penalty(Penalty):
         return self
 
     @torch.no_grad()
-    def before_step(self, optimizer: Any, *_: Any) -> None:
-        """Remember the weights (torch calls this before an optimizer's step)."""
+    def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Copy the weights (torch calls this before an optimizer's step)."""
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._before = [
             (layer, layer.weight.clone())
@@ -168,18 +172,18 @@ class L1Penalty(Penalty):
 
 
 class L0Penalty(Penalty):
-    """Hard concrete gates on every group, learned beside the weights.
+    """Train a hard concrete gate for every group, together with the weights.
 
-    A training step multiplies weights by drawn gates; predictions use the mean ones.
-    A gate is pushed at most as hard as the loss pulls at gates on average (root mean
-    square).
+    A training step multiplies weights by sampled gates; predictions use mean gates. The
+    penalty's gradient of a gate is at most the root mean square of the loss's gradients
+    of all gates.
 
     Parameters
     ----------
     net, layers, granularity
-        As for `Penalty`.
+        The parameters of `Penalty`.
     seed : int
-        Where the draws come from.
+        The seed of the sampled gates.
     """
 
     def __init__(self, *args: Any, seed: int) -> None:
@@ -196,10 +200,10 @@ class L0Penalty(Penalty):
         self._adam = torch.optim.Adam(list(self._gates.values()), lr=_GATE_STEP)
         self._drawn: dict[str, Tensor] = {}
         self._slopes: dict[str, Tensor] = {}
-        self._own: dict[str, Tensor] = {}
+        self._trained_weights: dict[str, Tensor] = {}
 
     def _group_sizes(self, *, alive: bool) -> dict[str, Tensor]:
-        """Count the weights of every group, or those of them that are not zero."""
+        """Count the weights of every group: all of them, or those that are not zero."""
         sizes = {}
         for name, layer in self._layers.items():
             weight = layer.turned(layer.weight.detach())
@@ -214,8 +218,8 @@ class L0Penalty(Penalty):
         self._living = self._group_sizes(alive=True)
         super().aim(fraction, n_steps)
 
-    def _found(self) -> float:
-        """Give the fraction that is zero, as far as gates are expected to be shut."""
+    def _fraction_zero(self) -> float:
+        """Compute the expected fraction of zeros, from the gates' probabilities."""
         alive = sum(
             float((chance_alive(self._gates[name].detach()) * living).sum())
             for name, living in self._living.items()
@@ -225,7 +229,7 @@ class L0Penalty(Penalty):
     def __enter__(self) -> "L0Penalty":
         super().__enter__()
         for name, layer in self._trained().items():
-            hook = layer.weight.register_hook(partial(self._hand_over, name))
+            hook = layer.weight.register_hook(partial(self._split_gradient, name))
             self._hooks.append(hook)
         for optimizer in optimizers(self._net):
             self._hooks.append(optimizer.register_step_pre_hook(self._after_backward))
@@ -234,7 +238,7 @@ class L0Penalty(Penalty):
     def on_batch_begin(
         self, net: NeuralNet, batch: Any = None, training: bool = False, **_: Any
     ) -> None:
-        """Multiply the weights by gates: drawn ones for training (skorch calls)."""
+        """Multiply the weights by sampled or mean gates (skorch calls this)."""
         super().on_batch_begin(net, batch, training)
         if training:
             self._slopes.clear()
@@ -242,38 +246,41 @@ class L0Penalty(Penalty):
                 name: sample_gate(gates, self._noise(gates))
                 for name, gates in self._gates.items()
             }
-            self._put(self._drawn)
+            self._multiply(self._drawn)
         else:
-            self._put(self._mean())
+            self._multiply(self._mean_gates())
 
-    def _hand_over(self, name: str, grad: Tensor) -> Tensor:
-        """Split a gradient between gates and weights (torch calls in backward)."""
-        if name not in self._own or name not in self._drawn:
+    def _split_gradient(self, name: str, grad: Tensor) -> Tensor:
+        """Split a gradient into those of gates and weights (torch calls this)."""
+        if name not in self._trained_weights or name not in self._drawn:
             return grad
         layer = self._layers[name]
-        by_weight = layer.turned(grad.to_dense() * self._own[name])
+        by_weight = layer.turned(grad.to_dense() * self._trained_weights[name])
         self._slopes[name] = self._granularity.pool(by_weight) * self._sizes[name]
-        return grad * self._spread(layer, self._drawn[name].detach())
+        return grad * self._expand(layer, self._drawn[name].detach())
 
     def on_grad_computed(self, net: NeuralNet, *args: Any, **_: Any) -> None:
-        """Put the weights back before the step, and learn (skorch calls this)."""
+        """Restore the weights and train the gates (skorch calls this)."""
         self._after_backward()
 
     def on_batch_end(self, net: NeuralNet, *args: Any, **_: Any) -> None:
-        """Put the weights back (skorch calls this)."""
+        """Restore the trained weights (skorch calls this)."""
         self._after_backward()
         self._restore()
 
     def on_epoch_end(self, net: NeuralNet, **_: Any) -> None:
-        """Show callbacks that score what predicts (skorch calls this)."""
-        self._put(self._mean())
+        """Use the weights of predictions for scores (skorch calls this)."""
+        self._multiply(self._mean_gates())
 
     def on_epoch_begin(self, net: NeuralNet, **_: Any) -> None:
-        """Put the weights back (skorch calls this)."""
+        """Restore the trained weights (skorch calls this)."""
         self._restore()
 
     def _after_backward(self, *_: Any) -> None:
-        """Do nothing before a step that will run the loss itself."""
+        """Restore the weights and take a step of the gates.
+
+        Nothing happens before a step that computes the loss itself, as in LBFGS.
+        """
         if not self._slopes:
             return
         self._restore()
@@ -293,49 +300,53 @@ class L0Penalty(Penalty):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Let the weights be, for a while, what they are for prediction."""
-        self._put(self._mean())
+        """Use the weights of predictions inside a context."""
+        self._multiply(self._mean_gates())
         try:
             yield
         finally:
             self._restore()
 
     def fold(self) -> None:
-        """Make the weights, for good, what they are for prediction."""
-        self._put(self._mean())
-        self._own.clear()
+        """Replace the trained weights by those of predictions."""
+        self._multiply(self._mean_gates())
+        self._trained_weights.clear()
         with torch.no_grad():
             for gates in self._gates.values():
                 gates.fill_(torch.inf)  # wide open
 
-    def _mean(self) -> dict[str, Tensor]:
+    def _mean_gates(self) -> dict[str, Tensor]:
+        """Compute the gates of predictions."""
         return {name: mean_gate(gates.detach()) for name, gates in self._gates.items()}
 
     def _noise(self, gates: Tensor) -> Tensor:
+        """Sample uniform noise for gates, inside (0, 1)."""
         drawn = torch.rand(gates.shape, generator=self._generator)
         return drawn.clamp(1e-6, 1 - 1e-6).to(gates.device)
 
     @torch.no_grad()
-    def _put(self, gates: Mapping[str, Tensor]) -> None:
-        self._restore()  # after a step that did not come to its end
+    def _multiply(self, gates: Mapping[str, Tensor]) -> None:
+        """Multiply the weights by gates, and keep the trained ones."""
+        self._restore()  # an error may have ended the step before
         for name, layer in self._trained().items():
-            self._own[name] = layer.weight.detach().clone()
-            layer.weight.mul_(self._spread(layer, gates[name].detach()))
+            self._trained_weights[name] = layer.weight.detach().clone()
+            layer.weight.mul_(self._expand(layer, gates[name].detach()))
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Put back weights that are, for a while, something else."""
-        for name, weight in self._own.items():
+        """Restore the trained weights, if others are in their place."""
+        for name, weight in self._trained_weights.items():
             self._layers[name].weight.copy_(weight)
-        self._own.clear()
+        self._trained_weights.clear()
 
-    def _spread(self, layer: PrunableLayer, gates: Tensor) -> Tensor:
+    def _expand(self, layer: PrunableLayer, gates: Tensor) -> Tensor:
+        """Expand gates of groups to the shape of a layer's weight."""
         shape = layer.turned(layer.weight).shape
         return layer.turned(self._granularity.expand(gates, shape))
 
 
 def _root_mean_square(tensors: Iterable[Tensor]) -> float:
-    """Measure values that are not zero, of all tensors together."""
+    """Compute the root mean square of all values that are not zero."""
     total, n = 0.0, 0
     for tensor in tensors:
         total += float(tensor.double().square().sum())

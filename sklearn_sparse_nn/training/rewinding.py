@@ -1,4 +1,4 @@
-"""The beginning of a training run, remembered to be put back before fine-tuning."""
+"""Rewinding: weights and learning rates from earlier in the training."""
 
 from copy import deepcopy
 from typing import Any
@@ -11,12 +11,12 @@ __all__ = ["Beginning"]
 
 
 class Beginning:
-    """Weights and learning rates as they are now.
+    """Store the present weights and learning rates, to restore them later.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized, its callbacks begun.
+        An initialized net whose ``on_train_begin`` was called.
 
     References
     ----------
@@ -38,13 +38,13 @@ class Beginning:
         ]
 
     def restore_weights(self) -> None:
-        """Put back weights, buffers and a fresh optimizer state."""
+        """Restore weights and buffers, and clear the optimizer's state."""
         self._net.module_.load_state_dict(self._weights)
         for optimizer in optimizers(self._net):
             optimizer.state.clear()
 
     def restore_learning_rate(self) -> None:
-        """Put back the optimizer's settings and start learning-rate schedules anew."""
+        """Restore the optimizer's settings and the state of learning-rate schedules."""
         for optimizer, groups in zip(optimizers(self._net), self._groups, strict=True):
             for group, settings in zip(optimizer.param_groups, groups, strict=True):
                 group.update(deepcopy(settings))
@@ -54,4 +54,5 @@ class Beginning:
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Copy a parameter group's settings, without its parameters."""
     return {key: deepcopy(value) for key, value in group.items() if key != "params"}

@@ -1,9 +1,9 @@
-"""A skorch training run that is driven an epoch at a time.
+"""A training run of a skorch net, one epoch at a time.
 
-skorch's ``fit`` runs all its epochs in one call, swallows Ctrl-C, and ends at the
-first callback that asks for a stop. Pruning needs to act between epochs of *one* run
-(a new ``partial_fit`` would restart the learning-rate schedule), and needs to tell a
-callback's wish from a person's.
+skorch's ``fit`` runs all epochs in one call, swallows Ctrl-C, and ends as soon as a
+callback asks for a stop. Pruning acts between epochs of *one* run (a new
+``partial_fit`` would restart the learning-rate schedule), and has to tell a
+callback's request to stop from Ctrl-C.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Checkpoint, EarlyStopping
+from torch.utils.data import Dataset
 
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.nets.batches import BatchIterator
@@ -24,14 +25,20 @@ __all__ = ["ChunkRun", "TrainingRun", "drop_training_state", "refuse_restoring"]
 
 
 class TrainingRun:
-    """One run of a skorch net over one data set, with its own split and iterators.
+    """A training run of a skorch net on one data set.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
     X, y : arrays
-        As `net` takes them.
+        The training data, of the types that `net` takes. The net's own `train_split`
+        divides them.
+
+    Raises
+    ------
+    TypeError
+        The net overrides a method that trains all epochs.
     """
 
     def __init__(self, net: NeuralNet, X: Any, y: Any) -> None:
@@ -54,13 +61,13 @@ class TrainingRun:
         self._valid = None if valid is None else net.get_iterator(valid, training=False)
 
     @property
-    def training_rows(self) -> Any:
-        """The rows that are trained on, as a dataset."""
+    def training_rows(self) -> Dataset[Any]:
+        """The training part of the data, as a dataset."""
         return self._datasets["dataset_train"]
 
     @property
     def n_batches(self) -> int:
-        """Training steps of an epoch."""
+        """The number of training batches of an epoch."""
         try:
             return len(self._train)
         except TypeError as error:
@@ -78,22 +85,22 @@ class TrainingRun:
         Parameters
         ----------
         phase : str
-            For the error message.
+            The phase that an error message names.
         before_batch : callable, optional
-            Called before every batch but the first, with the part of the epoch that
-            is done; the number of batches must be known.
+            A function that is called before every batch but the first, with the
+            finished fraction of the epoch. The number of batches must be known.
 
         Returns
         -------
         go_on : bool
-            False when a callback asked for a stop.
+            False if a callback has asked for a stop.
 
         Raises
         ------
         DivergedTrainingError
             The training loss became NaN or infinite.
         KeyboardInterrupt
-            A person's, at once; one that a callback raises ends in False instead.
+            A signal such as Ctrl-C has arrived.
         """
         self._trained = True
         with InterruptWatch() as watch:
@@ -112,7 +119,7 @@ class TrainingRun:
         net = self.net
         net.notify("on_epoch_begin", **self._datasets)
         net.run_single_epoch(
-            _announced(self._train, before_batch),
+            _with_progress(self._train, before_batch),
             training=True,
             prefix="train",
             step_fn=net.train_step,
@@ -138,10 +145,10 @@ class TrainingRun:
         return go_on
 
     def restore_best(self) -> None:
-        """Let callbacks that remember the best epoch put its weights back, mid-run.
+        """Restore the weights of the best epoch, where a callback has stored them.
 
-        The weights alone: with a checkpoint's optimizer and history, the
-        learning-rate schedule would jump back too.
+        Only weights are restored: with a checkpoint's optimizer and history, the
+        learning-rate schedule would jump back, too.
         """
         for callback in _monitors(self.net):
             if isinstance(callback, EarlyStopping):
@@ -153,7 +160,7 @@ class TrainingRun:
                     self.net.load_params(f_params=params, use_safetensors=safe)
 
     def forget_best(self) -> None:
-        """Make callbacks that watch a score start anew, as if no epoch had been."""
+        """Reset callbacks that watch a score, as if no epoch had been trained."""
         for _, callback in self.net.callbacks_:
             if hasattr(callback, "best_score_"):
                 better_low = getattr(callback, "lower_is_better", True)
@@ -162,12 +169,12 @@ class TrainingRun:
             callback.on_train_begin(self.net, **self._data)
 
     def end(self) -> None:
-        """Close the run; callbacks may restore weights here, if any were trained.
+        """End the run; if any epoch was trained, callbacks may restore weights.
 
         Raises
         ------
         DivergedTrainingError
-            A parameter is NaN or infinite: the last step of all shows in no loss.
+            A parameter is NaN or infinite. No loss shows the effect of the last step.
         """
         if self._trained:
             self.net.notify("on_train_end", **self._data)
@@ -179,6 +186,7 @@ class TrainingRun:
                 )
 
     def _check_loss(self, phase: str) -> None:
+        """Raise an error if a training loss of this epoch is NaN or infinite."""
         batches = self.net.history[-1]["batches"]
         losses = [row["train_loss"] for row in batches if "train_loss" in row]
         if not np.isfinite(losses).all():
@@ -279,23 +287,24 @@ def refuse_restoring(net: NeuralNet) -> None:
             )
 
 
-def _announced(
+def _with_progress(
     batches: Any, before_batch: Callable[[Fraction], None] | None
 ) -> Iterable[Any]:
-    """Give batches, saying before each how much of the epoch is done."""
+    """Return batches; a function is called with the finished fraction before each."""
     if before_batch is None:
         return batches
 
-    def announce() -> Iterator[Any]:
+    def iterate() -> Iterator[Any]:
         for i, batch in enumerate(batches):
             if i:
                 before_batch(Fraction(i, len(batches)))
             yield batch
 
-    return announce()
+    return iterate()
 
 
 def _monitors(net: NeuralNet) -> list[Any]:
+    """Return skorch's callbacks that store the best epoch."""
     return [
         callback
         for _, callback in net.callbacks_
@@ -304,13 +313,13 @@ def _monitors(net: NeuralNet) -> list[Any]:
 
 
 def drop_training_state(net: NeuralNet) -> None:
-    """Let go of what only training needs: optimizers and best-epoch snapshots.
+    """Remove what only training needs: optimizers and weights of the best epoch.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Fitted. It still predicts; train it further through ``FrozenEstimator``, or
-        call its ``initialize_optimizer()`` first.
+        A fitted net, which is changed. It still predicts. To train it further, wrap it
+        in ``FrozenEstimator``, or call its ``initialize_optimizer()`` first.
     """
     drop_optimizers(net)
     for _, callback in net.callbacks_:
