@@ -1,4 +1,4 @@
-"""How a skorch net predicts: only what is known to be its module's outputs."""
+"""The skorch nets whose predictions are known functions of their modules' outputs."""
 
 import torch
 from skorch import (
@@ -26,7 +26,7 @@ _KNOWN = (
     TabularNetClassifier._net_class,
     TabularNetRegressor._net_class,
 )
-#: What skorch calls between `predict` and the module.
+#: The methods that skorch calls between `predict` and the module.
 _PATH = (
     "predict",
     "predict_proba",
@@ -38,7 +38,7 @@ _PATH = (
     "get_params_for",
     FIND_NONLINEARITY,
 )
-#: What a loader may be told without changing the rows or their order.
+#: Parameters of a loader that change neither the rows nor their order.
 _LOADING = (
     "batch_size",
     "generator",
@@ -53,17 +53,18 @@ _LOADING = (
 
 
 def refuse_unknown_net(net: NeuralNet) -> None:
-    """Refuse a net that may make something else of its module's outputs.
+    """Raise an error for a net that may change its module's outputs in an unknown way.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
 
     Raises
     ------
     UnsupportedLayerError
-        It overrides a method that predictions come through, say.
+        The net overrides a method that `predict` calls, or has a dataset, iterator,
+        threshold or loss that is not known.
     """
     reason = _unknown(net)
     if reason:
@@ -75,6 +76,7 @@ def refuse_unknown_net(net: NeuralNet) -> None:
 
 
 def _unknown(net: NeuralNet) -> str | None:
+    """Return what is not known about a net, as the end of a sentence, or None."""
     kind = type(net)
     for name in _PATH:
         own = getattr(kind, name)
@@ -102,18 +104,18 @@ def _unknown(net: NeuralNet) -> str | None:
 
 
 def output_of(net: NeuralNet) -> str | None:
-    """Tell what a net makes of its module's outputs in ``predict_proba``.
+    """Find the function that a net applies to its module's outputs to predict.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
 
     Returns
     -------
     output : {"identity", "softmax", "sigmoid", "probability"} or None
-        ``"probability"``: the outputs are the second class's already. None for what
-        is not known.
+        The function; ``"probability"`` if the outputs are already the probabilities of
+        the second class. None if it is not known.
     """
     if net.predict_nonlinearity is None:
         return None if isinstance(net, NeuralNetBinaryClassifier) else "identity"

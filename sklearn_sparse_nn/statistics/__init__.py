@@ -1,1 +1,1 @@
-"""What importances know of a net: statistics over rows."""
+"""Statistics of a net over rows, for the importances of its weights."""

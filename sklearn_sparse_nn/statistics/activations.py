@@ -5,6 +5,7 @@ from typing import Any
 from scipy import sparse
 from skorch import NeuralNet
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.copies import private_twin, rows_run
 from sklearn_sparse_nn.nets.layers import prunable_layers
@@ -13,18 +14,25 @@ __all__ = ["LastInput", "hidden_activations"]
 
 
 def hidden_activations(net: NeuralNet, X: Any) -> sparse.csr_array:
-    """Compute what reaches the last layer, made sparse batch by batch.
+    """Compute the inputs of the last layer, made sparse batch by batch.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Fitted.
+        A fitted net.
     X : array
-        As `net` takes it.
+        Rows of the type that `net` takes.
 
     Returns
     -------
     activations : csr_array of shape (n_samples, n_hidden), float32
+        The activations of the last hidden layer.
+
+    Raises
+    ------
+    ValueError
+        The module calls none of its prunable layers, or the inputs of the last one are
+        not one per row.
     """
     parts = []
     with LastInput(net) as layer:
@@ -67,7 +75,7 @@ class LastInput:
     def __init__(self, net: NeuralNet) -> None:
         self.net = private_twin(net)
         self.last: tuple[str, Tensor] | None = None
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LastInput":
         for name, layer in prunable_layers(self.net.module_).items():

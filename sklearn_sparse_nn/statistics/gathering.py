@@ -1,4 +1,4 @@
-"""What an importance asks to know of a net: gathered over rows, only what is asked."""
+"""The table of statistics that importances need, and their computation."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -6,6 +6,7 @@ from typing import Any
 
 from skorch import NeuralNet
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from sklearn_sparse_nn.nets.layers import PrunableLayer
 from sklearn_sparse_nn.statistics.gradients import (
@@ -19,7 +20,7 @@ from sklearn_sparse_nn.statistics.units import input_gram, input_norms, zero_fra
 
 __all__ = ["GATHERED", "gather"]
 
-#: Statistics that come from running rows through the net, by name.
+#: Statistics that are computed by running rows through the net, by name.
 GATHERED: Mapping[str, Callable[[Sample], dict[str, Tensor]]] = MappingProxyType(
     {
         "grad": mean_gradient,
@@ -34,26 +35,29 @@ GATHERED: Mapping[str, Callable[[Sample], dict[str, Tensor]]] = MappingProxyType
 
 
 def gather(
-    net: NeuralNet, rows: Any, layers: Mapping[str, PrunableLayer], names: Iterable[str]
+    net: NeuralNet,
+    rows: Dataset[Any],
+    layers: Mapping[str, PrunableLayer],
+    names: Iterable[str],
 ) -> dict[str, dict[str, Tensor]]:
-    """Gather statistics over a sample of rows.
+    """Compute statistics over a sample of rows.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized; nothing of it changes.
+        An initialized net, which is not changed.
     rows : Dataset
-        What `net` takes batches from.
+        The sample, a dataset that `net` can take batches from.
     layers : mapping of name to PrunableLayer
-        The layers to gather for.
+        The layers whose statistics are computed.
     names : iterable of str
-        Which statistics: keys of `GATHERED`.
+        The names of the statistics, keys of `GATHERED`.
 
     Returns
     -------
     statistics : dict of name to dict of layer name to Tensor
-        ``core.importance.STATISTICS`` says what each is; what has a weight's own
-        shape is turned to (out, in, ...).
+        The statistics, described in ``core.importance.STATISTICS``. Tensors of a
+        weight's own shape are transposed to (out, in, ...).
     """
     if not names:
         return {}
@@ -64,6 +68,7 @@ def gather(
 def _turned(
     layers: Mapping[str, PrunableLayer], found: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
+    """Transpose tensors of a weight's own shape to (out, in, ...)."""
     turned = {}
     for name, layer in layers.items():
         value = found[name].detach()

@@ -1,4 +1,4 @@
-"""Slopes of the loss by the weights, over a sample of rows."""
+"""Gradients of the loss with respect to the weights, over a sample of rows."""
 
 from typing import Any
 
@@ -16,11 +16,12 @@ def mean_gradient(sample: Sample) -> dict[str, Tensor]:
     Parameters
     ----------
     sample : Sample
-        Net and rows.
+        The net and the rows.
 
     Returns
     -------
     grad : dict of layer name to Tensor of the weight's shape
+        The mean gradients.
     """
     total, n_rows = _zeros(sample), 0
     with torch.enable_grad():
@@ -34,16 +35,17 @@ def mean_gradient(sample: Sample) -> dict[str, Tensor]:
 def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
     """Compute the Hessian of the mean loss times its gradient.
 
-    The slope of ``<g, v>`` at ``v = g`` held fixed, summed over batches.
+    It is the gradient of ``<g, v>`` for a constant ``v = g``, summed over batches.
 
     Parameters
     ----------
     sample : Sample
-        Net and rows; its activations must have second derivatives.
+        The net and the rows. Its activations must have second derivatives.
 
     Returns
     -------
     hessian_grad : dict of layer name to Tensor of the weight's shape
+        The products of Hessian and gradient.
     """
     fixed = mean_gradient(sample)
     total, n_rows = _zeros(sample), 0
@@ -63,19 +65,19 @@ def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
 def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
     """Average the squared gradient of each row's own loss.
 
-    Row by row where a layer is not Linear or sees a row more than once, or the loss has
-    weights or terms of its own; else at once:
-    a row's gradient is then the outer product of slopes and inputs, and so is its
-    square.
+    If all layers are Linear and see each row once, and the loss has no weights or terms
+    of its own, a row's gradient is the outer product of output gradients and inputs, so
+    whole batches are squared at once. Otherwise rows are run one by one.
 
     Parameters
     ----------
     sample : Sample
-        Net and rows.
+        The net and the rows.
 
     Returns
     -------
     grad_sq : dict of layer name to Tensor of the weight's shape
+        The mean squared gradients.
     """
     at_once = _squares_of_outer_products(sample)
     if at_once is not None:
@@ -90,6 +92,7 @@ def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
 
 
 def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
+    """Average squared gradients in whole batches; return None where it is not exact."""
     if not _separable(sample):
         return None
     total, n_rows = _zeros(sample), 0
@@ -104,17 +107,17 @@ def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
             )
             if not n_rows and not _explained(sample, loss, inputs, outputs):
                 return None
-            slopes = torch.autograd.grad(loss, outputs, allow_unused=True)
+            output_grads = torch.autograd.grad(loss, outputs, allow_unused=True)
             scale = n if sample.averages else 1
-            for name, x, slope in zip(sample.layers, inputs, slopes, strict=True):
-                if slope is not None:
-                    total[name] += (scale * slope).square().T @ x.square()
+            for name, x, grad in zip(sample.layers, inputs, output_grads, strict=True):
+                if grad is not None:
+                    total[name] += (scale * grad).square().T @ x.square()
             n_rows += n
     return {name: value / n_rows for name, value in total.items()}
 
 
 def _separable(sample: Sample) -> bool:
-    """Tell whether a batch's loss is known to be a mean or sum of its rows' losses."""
+    """Check whether a batch's loss is known to be a mean or sum over its rows."""
     criterion = sample.net.criterion_
     plain = type(sample.net).get_loss.__module__.startswith("skorch.")
     plain = plain and type(criterion).__module__.startswith("torch.nn.")
@@ -125,12 +128,19 @@ def _separable(sample: Sample) -> bool:
     return linear and plain and by_row and not weighted
 
 
-def _explained(sample: Sample, loss: Tensor, inputs: Any, outputs: Any) -> bool:
-    """Tell whether the calls that were heard are all that the weights were used for."""
-    slopes = torch.autograd.grad(loss, outputs, allow_unused=True, retain_graph=True)
+def _explained(
+    sample: Sample,
+    loss: Tensor,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+) -> bool:
+    """Check whether the recorded calls explain the whole gradient of the weights."""
+    output_grads = torch.autograd.grad(
+        loss, outputs, allow_unused=True, retain_graph=True
+    )
     whole = _gradients(sample, loss, retain_graph=True).values()
-    for x, slope, grad in zip(inputs, slopes, whole, strict=True):
-        found = torch.zeros_like(grad) if slope is None else slope.T @ x
+    for x, output_grad, grad in zip(inputs, output_grads, whole, strict=True):
+        found = torch.zeros_like(grad) if output_grad is None else output_grad.T @ x
         if not torch.allclose(
             found, grad, rtol=1e-3, atol=1e-4 * float(grad.abs().max())
         ):
@@ -139,10 +149,12 @@ def _explained(sample: Sample, loss: Tensor, inputs: Any, outputs: Any) -> bool:
 
 
 def _by_row(calls: list[tuple[Tensor, Tensor]], n_rows: int) -> bool:
+    """Check whether a layer was called once, with one input for each row."""
     return len(calls) == 1 and calls[0][0].shape[:-1] == (n_rows,)
 
 
 def _zeros(sample: Sample) -> dict[str, Tensor]:
+    """Return zeros of the shape of every weight."""
     return {
         name: torch.zeros_like(layer.weight, requires_grad=False)
         for name, layer in sample.layers.items()
@@ -150,7 +162,7 @@ def _zeros(sample: Sample) -> dict[str, Tensor]:
 
 
 def _gradients(sample: Sample, loss: Tensor, **options: Any) -> dict[str, Tensor]:
-    """Differentiate by the weights; 0 for a layer that the loss does not use."""
+    """Compute gradients of the weights, 0 for a layer that the loss does not use."""
     weights = [layer.weight for layer in sample.layers.values()]
     grads = torch.autograd.grad(loss, weights, allow_unused=True, **options)
     return {

@@ -1,4 +1,4 @@
-"""The mass of all paths through a net: SynFlow's objective."""
+"""SynFlow's objective: the sum over all paths through a net."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,29 +19,30 @@ _THROUGH = (Standardize, *_NORMS, *ELEMENTWISE, *OUTPUTS)
 
 
 def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
-    """Differentiate the mass of all paths by the absolute weights.
+    """Compute the gradient of the path mass with respect to the absolute weights.
 
-    The mass is ``1' |W_L| ... |W_1| 1``: what the last layer gives for inputs of one,
-    absolute weights, no biases, activations and norms passed over. An embedding, which
-    cannot look up ones, is fed the rows of the sample.
+    The mass is ``1' |W_L| ... |W_1| 1``: the sum of the last layer's outputs for inputs
+    of one and absolute weights, without biases, activations and norms. A net with an
+    embedding, which cannot look up ones, gets the rows of the sample.
 
     Parameters
     ----------
     sample : Sample
-        Net and rows.
+        The net and the rows.
 
     Returns
     -------
     path_grad : dict of layer name to Tensor of the weight's shape
+        The gradients, none of them negative.
 
     Raises
     ------
     ValueError
-        The mass does not grow with the weights: the forward does what is unknown.
+        The mass does not grow with the weights, so the forward has other operations.
     """
     twin = sample.net
     own = twin.module_
-    grads: Any = ()
+    grads: tuple[Tensor | None, ...] = ()
     for dtype in (torch.float64, torch.float32):
         twin.module_ = _linearized(own, dtype)
         layers = prunable_layers(twin.module_)
@@ -51,7 +52,7 @@ def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
                 mass = _mass(sample, layers, dtype)
                 grads = torch.autograd.grad(mass, weights, allow_unused=True)
             break
-        except RuntimeError:  # a forward that turns numbers to float32 itself
+        except RuntimeError:  # a forward may convert to float32 itself
             if dtype is torch.float32:
                 raise
         finally:
@@ -71,8 +72,8 @@ def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
 
 
 def _linearized(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy a module with absolute weights, no biases, nothing but linear maps."""
-    copy: Any = copy_module(module).to(dtype)
+    """Copy a module, with absolute weights and without all that is not linear."""
+    copy = copy_module(module).to(dtype)
     if isinstance(copy, _THROUGH):
         return nn.Identity()
     for parent in list(copy.modules()):
@@ -90,7 +91,7 @@ def _linearized(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _inputs(sample: Sample, dtype: torch.dtype) -> Iterator[Any]:
-    """Give ones; the rows as they are where an embedding looks something up."""
+    """Yield a row of ones, or the sample's rows if the net has an embedding."""
     lookups = (nn.Embedding, nn.EmbeddingBag)
     looks_up = any(isinstance(m, lookups) for m in sample.net.module_.modules())
     for X, _, _ in sample.batches():
@@ -106,7 +107,7 @@ def _inputs(sample: Sample, dtype: torch.dtype) -> Iterator[Any]:
 def _mass(
     sample: Sample, layers: dict[str, PrunableLayer], dtype: torch.dtype
 ) -> Tensor:
-    """Add up what the layer that runs last gives."""
+    """Sum the outputs of the layer that runs last."""
     masses = []
     with Calls(sample.net.module_, layers) as calls:
         for X in _inputs(sample, dtype):

@@ -1,13 +1,15 @@
-"""A private copy of a net and rows to run through it, for looking at it only."""
+"""A private copy of a net, sample rows, and records of its layers' calls."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sized
+from typing import Any, cast
 
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.copies import private_twin
 from sklearn_sparse_nn.nets.host import own_parameters
@@ -17,27 +19,30 @@ __all__ = ["Calls", "Sample", "sample_rows", "sharing"]
 
 
 class Sample:
-    """A net in evaluation mode, sharing another's weights, and a sample of rows.
+    """A copy of a net in evaluation mode, with the same weights, and a sample of rows.
 
-    Nothing of the other net changes: no gradient, hook or running mean.
+    The original net is not changed: no gradient, hook or running mean.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Initialized.
+        An initialized net.
     rows : Dataset
-        What `net` takes batches from.
+        The sample, a dataset that `net` can take batches from.
     layers : mapping of name to PrunableLayer
-        The layers that are looked at.
+        The layers whose statistics are computed.
 
     Attributes
     ----------
     layers : dict of name to PrunableLayer
-        The same layers in the private copy; their weights are the same tensors.
+        The same layers in the copy; their weights are the same tensors.
     """
 
     def __init__(
-        self, net: NeuralNet, rows: Any, layers: Mapping[str, PrunableLayer]
+        self,
+        net: NeuralNet,
+        rows: Dataset[Any],
+        layers: Mapping[str, PrunableLayer],
     ) -> None:
         self.net = private_twin(net)
         self.net.__dict__["rows_at_once"] = 1  # no empty rows in sums
@@ -49,65 +54,67 @@ class Sample:
 
     @property
     def averages(self) -> bool:
-        """Whether the loss of a batch is the mean over its rows, and not the sum."""
+        """True if the loss of a batch is the mean over its rows, False if the sum."""
         return getattr(self.net.criterion_, "reduction", "mean") == "mean"
 
     def batches(self, size: int | None = None) -> Iterator[tuple[Any, Any, int]]:
-        """Give inputs, targets and number of rows of each batch."""
-        given = {} if size is None else {"iterator_valid__batch_size": size}
-        settings = self.net.__dict__
+        """Yield inputs, targets and number of rows of each batch."""
+        changes = {} if size is None else {"iterator_valid__batch_size": size}
+        settings = vars(self.net)
         before = settings.copy()
-        settings.update(given)
+        settings.update(changes)
         iterator = self.net.get_iterator(self._rows, training=False)
-        for name in given:
+        for name in changes:
             settings.pop(name)
-        settings.update({name: before[name] for name in given if name in before})
+        settings.update({name: before[name] for name in changes if name in before})
         for batch in iterator:
             X, y = unpack_data(batch)
             yield X, y, len(y)
 
     def loss(self, X: Any, y: Any) -> Tensor:
-        """Compute the net's own loss of a batch."""
+        """Compute the loss of a batch, as the net does."""
         return self.net.get_loss(self.net.infer(X), y, X=X, training=False)
 
 
 class Calls:
-    """Hears what the layers of a sample are called with, and what they give.
+    """Record the inputs and outputs of layers.
+
+    A context manager for forward passes; it removes its hooks afterwards.
 
     Parameters
     ----------
     module : nn.Module
-        A private copy.
+        A private copy of a net's module.
     layers : mapping of name to PrunableLayer
-        Layers of it. A layer of the same kind that shares a weight is heard under the
-        name of the first.
+        Layers of the module. A layer of the same kind that shares a weight is recorded
+        under the name of the first.
 
     Attributes
     ----------
     seen : dict of name to list of (inputs, outputs)
-        A pair for each call since it was last cleared.
+        A pair for each call since the last ``seen.clear()``.
     last : Tensor
-        What the layer that was called last gave.
+        The output of the layer that was called last.
     """
 
     def __init__(self, module: nn.Module, layers: Mapping[str, PrunableLayer]) -> None:
         self._names = sharing(module, layers)
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self.seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def __enter__(self) -> "Calls":
         for module, name in self._names.items():
 
-            def hear(
+            def record(
                 _: Any, args: Any, kwargs: Any, output: Tensor, name: str = name
             ) -> Tensor:
                 inputs = args[0] if args else next(iter(kwargs.values()))
                 self.seen[name].append((inputs.detach(), output))
                 self.last = output
-                # An activation that works in place shall not change what was heard.
+                # An activation that works in place must not change the record.
                 return output.clone()
 
-            hook = module.register_forward_hook(hear, with_kwargs=True)
+            hook = module.register_forward_hook(record, with_kwargs=True)
             self._hooks.append(hook)
         return self
 
@@ -119,19 +126,20 @@ class Calls:
 def sharing(
     module: nn.Module, layers: Mapping[str, PrunableLayer]
 ) -> dict[nn.Module, str]:
-    """Find the modules that use the layers' weights: more than one where it is tied.
+    """Find the modules that use the layers' weights; tied weights have several.
 
     Parameters
     ----------
     module : nn.Module
         The whole net.
     layers : mapping of name to PrunableLayer
-        Some of its layers.
+        Some layers of the net.
 
     Returns
     -------
     names : dict of module to layer name
-        Modules of the same kind that share a weight have one name.
+        The layer's name of each module; modules of the same kind that share a weight
+        have the same name.
     """
     names = {
         (type(layer.module), id(layer.weight)): name for name, layer in layers.items()
@@ -146,7 +154,7 @@ def sharing(
 
 
 def _unfreeze(module: nn.Module) -> None:
-    """Let every weight of a private copy have a slope, sharing what is in it."""
+    """Replace frozen parameters of a copy by trainable ones with the same memory."""
     free: dict[int, nn.Parameter] = {}
     for child in module.modules():
         parameters = own_parameters(child)
@@ -156,23 +164,27 @@ def _unfreeze(module: nn.Module) -> None:
                 parameters[name] = twin
 
 
-def sample_rows(dataset: Any, n_rows: int | None, generator: torch.Generator) -> Any:
+def sample_rows(
+    dataset: Dataset[Any], n_rows: int | None, generator: torch.Generator
+) -> Dataset[Any]:
     """Choose rows of a dataset at random, in the order that they have there.
 
     Parameters
     ----------
     dataset : Dataset
-        What to choose from.
+        The dataset to choose from.
     n_rows : int or None
-        How many; None, or more than there are, for all.
+        The number of rows; None, or more than there are, for all rows.
     generator : torch.Generator
-        Where the choice comes from; drawn from even if all are taken.
+        The generator of the choice. It is used even if all rows are taken.
 
     Returns
     -------
     rows : Dataset
+        The chosen rows.
     """
-    order = torch.randperm(len(dataset), generator=generator)
-    if n_rows is None or n_rows >= len(dataset):
+    n_all = len(cast(Sized, dataset))
+    order = torch.randperm(n_all, generator=generator)
+    if n_rows is None or n_rows >= n_all:
         return dataset
-    return torch.utils.data.Subset(dataset, order[:n_rows].sort().values.tolist())
+    return Subset(dataset, order[:n_rows].sort().values.tolist())

@@ -1,9 +1,10 @@
-"""What reaches the units of a net and what they give, over a sample of rows."""
+"""Statistics of a net's units over a sample of rows: input norms, zeros, uses."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.host import AnyConv, AnyConvTranspose
 from sklearn_sparse_nn.nets.layers import (
@@ -25,14 +26,14 @@ def input_norms(sample: Sample) -> dict[str, Tensor]:
     Parameters
     ----------
     sample : Sample
-        Net and rows.
+        The net and the rows.
 
     Returns
     -------
     input_norm : dict of layer name to Tensor of shape (1, in, 1, ...)
-        Over rows and, in a convolution, positions: an input is a channel. (out, in,
-        ...) if a convolution has groups. An embedding's inputs are its entries, 1 for
-        each time that they are looked up.
+        The norms over rows. In a convolution an input is a channel, and the norm is
+        also over positions; with groups, the shape is (out, in, ...). An embedding's
+        inputs are its entries, with value 1 for each time that they are looked up.
     """
     squares: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
     with torch.no_grad(), Calls(sample.net.module_, sample.layers) as calls:
@@ -54,11 +55,12 @@ def input_gram(sample: Sample) -> dict[str, Tensor]:
     Parameters
     ----------
     sample : Sample
-        Net and rows.
+        The net and the rows.
 
     Returns
     -------
     hessian : dict of layer name to float64 Tensor of shape (in, in)
+        The products, on the CPU.
 
     Raises
     ------
@@ -88,21 +90,21 @@ def input_gram(sample: Sample) -> dict[str, Tensor]:
 
 
 def zero_fractions(sample: Sample) -> dict[str, Tensor]:
-    """Count how often the units of the layers are zero after their activation.
+    """Compute how often the units of the layers are zero after their activation.
 
-    A unit is followed through the modules that come next (norms, activations). Where
-    none is an activation, as when a function is called, it counts as zero where it is
-    not positive, which is right for ReLU.
+    A unit is followed through the next modules (norms, activations). If none of them is
+    an activation, as when a function is called, it counts as zero where it is not
+    positive, which is right for ReLU.
 
     Parameters
     ----------
     sample : Sample
-        Net and rows.
+        The net and the rows.
 
     Returns
     -------
     activation_zeros : dict of layer name to Tensor of shape (out, 1, ...)
-        Fractions of rows, and positions in a convolution.
+        The fractions of rows (and positions, in a convolution) that are zero.
     """
     zeros: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
     n_values = dict.fromkeys(sample.layers, 0)
@@ -122,6 +124,7 @@ def zero_fractions(sample: Sample) -> dict[str, Tensor]:
 
 
 def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:
+    """Sum the squares of every input of a layer, over rows and positions."""
     if isinstance(layer.module, _LOOKUPS):
         n_entries = layer.weight.shape[0]
         counts = torch.bincount(inputs.reshape(-1), minlength=n_entries)
@@ -132,7 +135,7 @@ def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:
 
 
 def _beside_weight(layer: PrunableLayer, by_input: Tensor) -> Tensor:
-    """Shape values of a layer's inputs so that they broadcast against its weight."""
+    """Reshape values of a layer's inputs to broadcast against its weight."""
     shape = layer.turned(layer.weight).shape
     groups = getattr(layer.module, "groups", 1)
     turned = isinstance(layer.module, AnyConvTranspose)
@@ -146,13 +149,14 @@ def _beside_weight(layer: PrunableLayer, by_input: Tensor) -> Tensor:
 
 
 def _units_last(layer: PrunableLayer, values: Tensor) -> Tensor:
-    """Give values as (rows and positions, units)."""
+    """Reshape values to (rows and positions, units)."""
     if isinstance(layer.module, AnyConv):
         return values.transpose(0, 1).flatten(1).T
     return values.flatten(0, -2)
 
 
 def _by_neuron(layer: PrunableLayer, by_unit: Tensor) -> Tensor:
+    """Reshape values of a layer's units to (out, 1, ...)."""
     shape = layer.turned(layer.weight).shape
     # A transposed convolution's groups share the rows of its turned weight.
     by_row = by_unit.expand(1) if by_unit.ndim == 0 else by_unit.reshape(-1, shape[0])
@@ -161,19 +165,20 @@ def _by_neuron(layer: PrunableLayer, by_unit: Tensor) -> Tensor:
 
 
 class _Followed:
-    """Follows what layers give through the modules that take it, one after another."""
+    """Record outputs of layers after the norms and activations that follow them."""
 
     def __init__(self, sample: Sample) -> None:
         self._layers = sharing(sample.net.module_, sample.layers)
         self._module = sample.net.module_
-        self._hooks: list[Any] = []
-        #: Layer name, its units' values as far as followed, whether activated.
+        self._hooks: list[RemovableHandle] = []
+        #: A layer's name, the latest values of its units, and whether an activation
+        #: was applied to them.
         self.units: list[tuple[str, Tensor, bool]] = []
 
     def __enter__(self) -> "_Followed":
         for module in self._module.modules():
             if not any(module.children()):
-                hook = module.register_forward_hook(self._hear, with_kwargs=True)
+                hook = module.register_forward_hook(self._record, with_kwargs=True)
                 self._hooks.append(hook)
         return self
 
@@ -181,7 +186,7 @@ class _Followed:
         for hook in self._hooks:
             hook.remove()
 
-    def _hear(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    def _record(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if module in self._layers:
             self.units.append((self._layers[module], output, False))
             return
@@ -194,10 +199,10 @@ class _Followed:
 
 
 def _activates(module: nn.Module) -> bool:
-    """Tell an activation from a norm, a dropout or the like."""
+    """Check whether a module is an activation, and no norm, dropout or the like."""
     if isinstance(module, _NO_ACTIVATION):
         return False
     home = type(module).__module__
     if home.startswith("torch.nn.") and not isinstance(module, ELEMENTWISE):
         return home == "torch.nn.modules.activation"
-    return not any(True for _ in module.parameters())  # of ours, or of the user's
+    return not any(True for _ in module.parameters())  # our own module, or a user's
