@@ -113,7 +113,7 @@ class PruningEvents:
         if penalty is None:
             self._holder.hold(self._decide(event))
             return
-        with penalty.shown():
+        with penalty.prediction_weights():
             masks = self._decide(event)
         if following is None:
             penalty.fold()
@@ -126,7 +126,7 @@ class PruningEvents:
     def _aim(self, penalty: Penalty, now: Fraction, event: Event) -> None:
         """Aim a penalty at an event's sparsity, by the time that it comes."""
         n_steps = int((event.at - now) * self._training.n_batches)
-        penalty.aim(self._request.zeros_at(event.share), n_steps)
+        penalty.set_target(self._request.zeros_at(event.share), n_steps)
 
     def _decide(self, event: Event) -> Masks:
         if event.share == 0:

@@ -87,8 +87,8 @@ class Penalty(Callback):
         callbacks = self._net.callbacks_
         callbacks[:] = [item for item in callbacks if item[1] is not self]
 
-    def aim(self, fraction: float, n_steps: int) -> None:
-        """Aim at this fraction of zeros after so many steps from now."""
+    def set_target(self, fraction: float, n_steps: int) -> None:
+        """Set the target: a fraction of zeros, and the steps to it from now."""
         self._from, self._to = min(self._fraction_zero(), fraction), fraction
         self._step, self._n_steps = 0, max(n_steps, 1)
 
@@ -102,7 +102,7 @@ class Penalty(Callback):
         """Restore the trained weights, if others are in their place."""
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def prediction_weights(self) -> Iterator[None]:
         """Use the weights of predictions inside a context."""
         yield
 
@@ -213,10 +213,10 @@ class L0Penalty(Penalty):
             sizes[name] = found.to(weight)
         return sizes
 
-    def aim(self, fraction: float, n_steps: int) -> None:
-        """Aim at this fraction of zeros after so many steps from now."""
+    def set_target(self, fraction: float, n_steps: int) -> None:
+        """Set the target: a fraction of zeros, and the steps to it from now."""
         self._living = self._group_sizes(alive=True)
-        super().aim(fraction, n_steps)
+        super().set_target(fraction, n_steps)
 
     def _fraction_zero(self) -> float:
         """Compute the expected fraction of zeros, from the gates' probabilities."""
@@ -299,7 +299,7 @@ class L0Penalty(Penalty):
         self._drawn.clear()
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def prediction_weights(self) -> Iterator[None]:
         """Use the weights of predictions inside a context."""
         self._multiply(self._mean_gates())
         try:

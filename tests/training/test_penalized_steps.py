@@ -42,7 +42,7 @@ def test_an_l1_step_takes_the_same_from_every_weight_of_the_optimizers_step(clas
     before = weights_of(plain)
     train(plain, data)
     with penalty_of("l1", pushed) as penalty:
-        penalty.aim(0.9, 1)
+        penalty.set_target(0.9, 1)
         train(pushed, data)
     stepped = weights_of(plain)
     after = weights_of(pushed)
@@ -62,7 +62,7 @@ def test_enough_zeros_are_not_pushed(classes):
             net.module_[0].weight[:20] = 0.0
             net.module_[0].bias[:20] = -100.0  # dead, so they get no gradient
     with penalty_of("l1", nets[0]) as penalty:
-        penalty.aim(0.3, 2 * N_BATCHES)
+        penalty.set_target(0.3, 2 * N_BATCHES)
         train(nets[0], in_doubles(classes), 2)
     train(nets[1], in_doubles(classes), 2)
     assert same(*map(weights_of, nets))
@@ -71,11 +71,11 @@ def test_enough_zeros_are_not_pushed(classes):
 def test_what_l1_shows_and_folds_are_the_weights_themselves(classes):
     net = make_net(torch.optim.Adam, lr=0.01)
     with penalty_of("l1", net) as penalty:
-        penalty.aim(0.6, 30 * N_BATCHES)
+        penalty.set_target(0.6, 30 * N_BATCHES)
         train(net, in_doubles(classes), 30)
         before = weights_of(net)
         penalty.fold()
-        with penalty.shown():
+        with penalty.prediction_weights():
             assert same(weights_of(net), before)
     assert fraction_zero(net) > 0.2
 
@@ -202,7 +202,7 @@ def test_the_optimizer_and_what_comes_between_batches_see_the_raw_weights(classe
     raw = weights_of(net)
     watcher = Watcher(net)
     with penalty_of("l0", net) as penalty:
-        penalty.aim(0.8, 5 * N_BATCHES)
+        penalty.set_target(0.8, 5 * N_BATCHES)
         train(net, in_doubles(classes), 5)
     watcher.remove()
     assert same(watcher.at_step[0], raw)
@@ -217,7 +217,7 @@ def half_pruned(net, data):
     """Train a net until a good part of its gates is closed."""
     penalty = penalty_of("l0", net)
     with penalty:
-        penalty.aim(0.6, 20 * N_BATCHES)
+        penalty.set_target(0.6, 20 * N_BATCHES)
         train(net, data, 25)
     return penalty
 
@@ -227,7 +227,7 @@ def test_weights_are_shown_for_a_while_as_they_predict(classes):
     penalty = half_pruned(net, in_doubles(classes))
     raw = weights_of(net)
     gates = [mean_gate(g.detach()) for g in penalty._gates.values()]
-    with penalty.shown():
+    with penalty.prediction_weights():
         shown = weights_of(net)
     assert same(weights_of(net), raw)
     assert any((gate == 0).any() for gate in gates)
@@ -239,7 +239,7 @@ def test_weights_come_back_after_an_error_while_they_are_shown(classes):
     net = make_net(torch.optim.Adam, lr=0.01)
     penalty = half_pruned(net, in_doubles(classes))
     raw = weights_of(net)
-    with pytest.raises(RuntimeError), penalty.shown():
+    with pytest.raises(RuntimeError), penalty.prediction_weights():
         raise RuntimeError
     assert same(weights_of(net), raw)
 
@@ -247,7 +247,7 @@ def test_weights_come_back_after_an_error_while_they_are_shown(classes):
 def test_folding_leaves_the_weights_as_they_predict(classes):
     net = make_net(torch.optim.Adam, lr=0.01)
     penalty = half_pruned(net, in_doubles(classes))
-    with penalty.shown():
+    with penalty.prediction_weights():
         shown = weights_of(net)
     penalty.fold()
     assert same(weights_of(net), shown)
@@ -261,7 +261,7 @@ def test_folded_weights_are_shown_as_they_are(classes):
     penalty = half_pruned(net, in_doubles(classes))
     penalty.fold()
     folded = weights_of(net)
-    with penalty.shown():
+    with penalty.prediction_weights():
         assert same(weights_of(net), folded)
     assert same(weights_of(net), folded)
 
@@ -273,7 +273,7 @@ def test_validation_runs_on_mean_gates_and_puts_the_weights_back(classes):
     with penalty:
         watcher = Watcher(net)
         raw = weights_of(net)
-        with penalty.shown():
+        with penalty.prediction_weights():
             shown = weights_of(net)
         net.run_single_epoch(
             TrainingRun(net, *data)._valid, False, "valid", net.validation_step

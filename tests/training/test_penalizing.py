@@ -34,9 +34,9 @@ def driven_to(aim, kind, granularity, data, n_epochs=100):
     """Train towards a fraction of zeros; give the one that was reached."""
     net = make_net(torch.optim.Adam, lr=0.01)
     with penalty_of(kind, net, granularity) as penalty:
-        penalty.aim(aim, n_epochs * N_BATCHES)
+        penalty.set_target(aim, n_epochs * N_BATCHES)
         train(net, data, n_epochs)
-        with penalty.shown():
+        with penalty.prediction_weights():
             return fraction_zero(net)
 
 
@@ -66,7 +66,7 @@ def test_nothing_goes_to_zero_without_an_aim(classes, kind):
     net = make_net(torch.optim.Adam, lr=0.01)
     with penalty_of(kind, net) as penalty:
         train(net, in_doubles(classes), 10)
-        with penalty.shown():
+        with penalty.prediction_weights():
             assert fraction_zero(net) < 0.02
 
 
@@ -75,7 +75,7 @@ def test_the_net_still_learns(classes, kind):
     X, y = in_doubles(classes)
     net = make_net(torch.optim.Adam, lr=0.01)
     with penalty_of(kind, net) as penalty:
-        penalty.aim(0.6, 60 * N_BATCHES)
+        penalty.set_target(0.6, 60 * N_BATCHES)
         train(net, (X, y), 60)
         penalty.fold()
     assert (net.predict(X) == y).mean() > 0.85
@@ -85,9 +85,9 @@ def test_the_net_still_learns(classes, kind):
 def test_neurons_go_to_zero_as_a_whole(classes, kind):
     net = make_net(torch.optim.Adam, lr=0.01)
     with penalty_of(kind, net, "neuron") as penalty:
-        penalty.aim(0.5, 60 * N_BATCHES)
+        penalty.set_target(0.5, 60 * N_BATCHES)
         train(net, in_doubles(classes), 60)
-        with penalty.shown():
+        with penalty.prediction_weights():
             zero = weights_of(net)[0] == 0
     assert zero.any()
     assert torch.equal(zero.any(1), zero.all(1))
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_weights(classes, kind):
     nets = make_net(), make_net()
     for net in nets:
         with penalty_of(kind, net) as penalty:
-            penalty.aim(0.5, 3 * N_BATCHES)
+            penalty.set_target(0.5, 3 * N_BATCHES)
             train(net, in_doubles(classes), 3)
     assert same(*map(weights_of, nets))
 
@@ -108,7 +108,7 @@ def test_gates_are_not_drawn_from_the_global_generator(classes):
     run = TrainingRun(net, *in_doubles(classes))
     state = torch.get_rng_state()
     with penalty_of("l0", net) as penalty:
-        penalty.aim(0.5, N_BATCHES)
+        penalty.set_target(0.5, N_BATCHES)
         run.epoch("prune")
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -123,7 +123,7 @@ def test_no_hook_and_no_callback_stays_behind(classes, kind, error):
     callbacks, keys = list(net.callbacks_), list(net.module_.state_dict())
     try:
         with penalty_of(kind, net) as penalty:
-            penalty.aim(0.5, N_BATCHES)
+            penalty.set_target(0.5, N_BATCHES)
             train(net, in_doubles(classes))
             if error:
                 raise error
@@ -143,7 +143,7 @@ def test_a_penalty_that_was_stopped_pushes_no_more(classes, kind):
     nets = make_net(), make_net()
     for net in nets:
         with penalty_of(kind, net) as penalty:
-            penalty.aim(0.5, 3 * N_BATCHES)
+            penalty.set_target(0.5, 3 * N_BATCHES)
             train(net, in_doubles(classes), 3)
             if net is nets[0]:
                 penalty.stop()
@@ -163,7 +163,7 @@ def test_masks_hold_under_a_penalty(classes, kind):
     }
     revived = []
     with MaskHolder(net, layers, masks), penalty_of(kind, net) as penalty:
-        penalty.aim(0.8, 3 * N_BATCHES)
+        penalty.set_target(0.8, 3 * N_BATCHES)
 
         def look(*_):
             for name, layer in layers.items():
@@ -185,9 +185,9 @@ def test_dead_weights_count_as_zero_towards_the_aim(classes, kind):
         for name, layer in layers.items()
     }
     with MaskHolder(net, layers, masks), penalty_of(kind, net) as penalty:
-        penalty.aim(0.5, 40 * N_BATCHES)  # no more than is masked already
+        penalty.set_target(0.5, 40 * N_BATCHES)  # no more than is masked already
         train(net, in_doubles(classes), 40)
-        with penalty.shown():
+        with penalty.prediction_weights():
             assert fraction_zero(net) < 0.52
 
 
@@ -208,7 +208,7 @@ def test_tables_of_embeddings_go_to_zero_too(kind, sparse):
         Table, criterion=nn.CrossEntropyLoss, lr=0.05, train_split=None, verbose=0
     ).initialize()
     with penalty_of(kind, net) as penalty:
-        penalty.aim(0.5, 150)
+        penalty.set_target(0.5, 150)
         train(net, (X, y), 150)
-        with penalty.shown():
+        with penalty.prediction_weights():
             assert 0 < fraction_zero(net) < 0.6
