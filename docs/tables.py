@@ -1,6 +1,6 @@
 """Write the tables of the documentation that come from the code itself.
 
-``docs/parts.md`` lists the parts by name, ``docs/compatibility.md`` which of them do
+``docs/parts.md`` lists the parts by name, ``docs/compatibility.md`` the pairs that do
 not go together. Run with::
 
     python docs/tables.py
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sklearn_sparse_nn.core.allocation import ALLOCATIONS
 from sklearn_sparse_nn.core.compatibility import compatibility_table
-from sklearn_sparse_nn.core.importance import IMPORTANCES, STATISTICS, needs
+from sklearn_sparse_nn.core.importance import FACTS, IMPORTANCES, STATISTICS, needs
 from sklearn_sparse_nn.core.regrowth import REGROWTHS, Regrow
 from sklearn_sparse_nn.core.schedules import SCHEDULES
 
@@ -19,17 +19,17 @@ DOCS = Path(__file__).parent
 
 
 def documented(part):
-    """Give what has the docstring: a function itself, an object's class."""
+    """Return the owner of the docstring: a function itself, an object's class."""
     return part if inspect.isfunction(part) else type(part)
 
 
 def summary(part):
-    """Give the first sentence of a part's docstring."""
+    """Return the first sentence of a part's docstring."""
     return inspect.getdoc(documented(part)).splitlines()[0]
 
 
 def source(part):
-    """Give a part's references, if it has any."""
+    """Return a part's references, or an empty string."""
     _, found, references = inspect.getdoc(documented(part)).partition("References\n")
     if not found:
         return ""
@@ -48,7 +48,10 @@ def parts():
         (f"`{name}`", summary(part), ", ".join(needs(part)), source(part))
         for name, part in IMPORTANCES.items()
     ]
-    statistics = [(f"`{name}`", text) for name, text in STATISTICS.items()]
+    statistics, facts = (
+        [(f"`{name}`", text) for name, text in texts.items()]
+        for texts in (STATISTICS, FACTS)
+    )
     allocations, schedules = (
         [(f"`{name}`", summary(part), source(part)) for name, part in parts.items()]
         for parts in (ALLOCATIONS, SCHEDULES)
@@ -67,12 +70,18 @@ or an object of the same form; those with parameters are in `sklearn_sparse_nn.p
 {table(("name", "what it does", "needs", "source"), importances)}
 
 A function of your own takes the weight of a layer, of shape (out, in, ...), and by
-keyword-only names what it needs of these, gathered once at each event:
+keyword-only names the statistics that it needs, gathered once at each event:
 
 {table(("name", "what it is"), statistics)}
 
-An object may have a method `update(weight, mask, *, ...) -> weight` that refits what
-lives, as `obs` does.
+An object may have a method `update(weight, mask, *, ...) -> weight` that refits the
+living weights, as `obs` does.
+
+A function or object may declare facts about its scores, as attributes that are True:
+`my_importance.scores_neurons = True`. The rules for `grasp`, `movement`, `apoz` and
+`fpgm`, which declare them, then hold for yours.
+
+{table(("name", "what it means"), facts)}
 
 ## `allocation`: how the budget is split over layers
 

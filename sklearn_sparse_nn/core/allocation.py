@@ -1,4 +1,4 @@
-"""How the budget is split over layers.
+"""The allocations: splits of the budget over layers.
 
 An allocation is a function ``(pooled, sizes, budget) -> groups to keep per layer``.
 Those with parameters are small estimators, so that ``allocation__max_sparsity`` can
@@ -47,22 +47,23 @@ AllocationName = Literal["auto", "global", "uniform", "erk", "lamp"]
 def global_(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
     """Rank the groups of all layers in one list and keep the best that fit.
 
-    Kept is the longest run of best groups whose weights fit in the budget: exactly
-    the budget when every group is one weight. Of equal scores those of the first
-    layer, and the first in memory order, live.
+    The longest run of best groups whose weights fit in the budget is kept: exactly the
+    budget when every group is one weight. Of equal scores, those of the first layer,
+    and the first in memory order, are kept.
 
     Parameters
     ----------
     pooled : mapping of layer name to Tensor
         One score per group; ``-inf`` marks a group without living weights.
     sizes : mapping of layer name to Tensor
-        Living weights of every group, or what they cost, same shapes.
+        The number of living weights of every group, or their cost; same shapes.
     budget : Budget
-        What may live.
+        The number of weights that may live, or their cost.
 
     Returns
     -------
     n_groups : dict of layer name to int
+        The number of groups to keep.
 
     References
     ----------
@@ -90,12 +91,12 @@ def global_(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
 
 
 def uniform(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
-    """Give every layer the same sparsity (or its own, where given by layer).
+    """Keep the same share of every layer, or a share by layer where given.
 
     Parameters
     ----------
     pooled, sizes, budget
-        As for `global_`.
+        The arguments of every allocation; see `global_`.
 
     Returns
     -------
@@ -128,7 +129,7 @@ def erk(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
     Parameters
     ----------
     pooled, sizes, budget
-        As for `global_`; the budget needs `shapes`.
+        The arguments of every allocation; see `global_`. The budget needs `shapes`.
 
     Returns
     -------
@@ -176,7 +177,7 @@ def erk(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
 def _water_filled(
     total: int, weights: Mapping[str, int], caps: Mapping[str, int]
 ) -> dict[str, int]:
-    """Split `total` in proportion to `weights`, nobody getting more than its cap."""
+    """Split `total` in proportion to `weights`, no part above its cap."""
     exact: dict[str, Fraction] = {}
     free = dict(weights)
     while free:
@@ -187,27 +188,29 @@ def _water_filled(
         for name in full:
             exact[name] = Fraction(caps[name])
             del free[name]
-    # Caps are whole numbers: whoever is rounded up here is below its own.
+    # Caps are whole numbers: a part that is rounded up here stays below its own.
     exact |= {name: epsilon * weight for name, weight in free.items()}
     return round_together(exact)
 
 
 def lamp(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
-    """Rank all groups by their squared score relative to what outlives them.
+    """Rank all groups by their squared score relative to the higher ones of the layer.
 
-    A group's LAMP score is its squared score over the sum of the squares in its layer
-    from itself up to the best; of equal scores the first counts as better. The best
-    of a layer so has 1, and no layer is emptied before all others are down to one
-    group, unless all its scores are 0. A score below 0 counts as 0.
+    A group's LAMP score is its squared score, divided by the sum of the squares in its
+    layer from itself up to the best. Of equal scores the first counts as better. The
+    best of a layer therefore has 1, and no layer is emptied before all others are down
+    to one group, unless all its scores are 0. A score below 0 counts as 0.
 
     Parameters
     ----------
     pooled, sizes, budget
-        As for `global_`; a score of ``+inf`` stays above all, and out of the sums.
+        The arguments of every allocation; see `global_`. A score of ``+inf`` ranks
+        above all others, and is left out of the sums.
 
     Returns
     -------
     n_groups : dict of layer name to int
+        The number of groups to keep.
 
     References
     ----------
@@ -232,13 +235,17 @@ def lamp(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
     return global_(relative, ranked_sizes, budget)
 
 
+# Squares lose the sign of a score; the rules in `compatibility` read this.
+lamp.unsigned_only = True  # type: ignore[attr-defined]
+
+
 def _lamp_scores(ranked: Tensor) -> Tensor:
-    """Give the LAMP scores of a layer's living groups, which come best first."""
+    """Compute the LAMP scores of a layer's living groups, sorted best first."""
     scores = ranked.double().clamp(min=0.0)
     finite = scores[scores.isfinite()]
     if finite.numel() and finite[0] > 0:
-        # The ratio knows no scale, but the square of a large score overflows and that
-        # of a tiny one is 0. A power of two adds no rounding.
+        # The ratio does not depend on the scale, but the square of a large score
+        # overflows, and that of a tiny one is 0. A power of two adds no rounding.
         squares = (finite * 2.0 ** -max(frexp(finite[0])[1], -1000)).square()
         finite = squares / squares.cumsum(0)
     return torch.cat([scores[: len(scores) - len(finite)], finite])
@@ -248,16 +255,17 @@ def below_threshold(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, 
     """Keep the groups that score at least ``budget.threshold``.
 
     While only a share of the pruning is due, that share of the groups below the
-    threshold goes, the worst of every layer first.
+    threshold is pruned, the worst of every layer first.
 
     Parameters
     ----------
     pooled, sizes, budget
-        As for `global_`.
+        The arguments of every allocation; see `global_`.
 
     Returns
     -------
     n_groups : dict of layer name to int
+        The number of groups to keep.
 
     Examples
     --------
@@ -271,7 +279,7 @@ def below_threshold(pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, 
         raise ValueError("below_threshold needs a budget with a threshold, not None.")
     n_groups = {}
     for name, scores in pooled.items():
-        # What died earlier counts as below, so that the shares do not compound.
+        # Groups pruned earlier count as below, so that the shares do not compound.
         below = int((scores < budget.threshold).sum())
         alive = int((sizes[name] > 0).sum())
         n_groups[name] = min(scores.numel() - budget.due(below), alive)
@@ -285,7 +293,7 @@ def _ranked(scores: Tensor, size: Tensor) -> Tensor:
 
 
 def _runs(scores: Tensor, size: Tensor) -> Tensor:
-    """Give the size of the best n groups of a layer for n = 0, 1, ..., all alive."""
+    """Compute the size of the best n groups of a layer for n = 0, 1, ..., all alive."""
     flat = size.reshape(-1)
     total = flat[_ranked(scores.reshape(-1), flat)].cumsum(0)
     return torch.cat([total.new_zeros(1), total])
@@ -304,25 +312,25 @@ def _n_that_reach(runs: Tensor, limit: int) -> int:
 class Bounded(BaseEstimator):
     """Keep every layer's sparsity within bounds, whatever the allocation inside says.
 
-    A layer out of bounds is set to the bound it would cross. The allocation is asked
-    again for the other layers, with what is left of the budget, until none is out.
+    A layer out of bounds is set to the bound that it would cross. The allocation then
+    splits the rest of the budget over the other layers, until no layer is out.
 
     Parameters
     ----------
     allocation : str or callable, default="global"
         The allocation inside: a name, a function or an object.
     min_sparsity : float in [0, 1], default=0.0
-        No layer ends with fewer zeros. While only a share of the pruning is due, that
-        share of it.
+        The least fraction of zeros of a layer in the end. While only a share of the
+        pruning is due, the bound is that share of it.
     max_sparsity : float in [0, 1], default=1.0
-        No layer ever has more zeros.
+        The greatest fraction of zeros of a layer, at any time.
 
     Notes
     -----
-    Bounds hold exactly for counts of weights, except as far as the budget, whole
-    groups, or weights that died before leave no such count. Then a layer may be out by
-    one weight or one group, on the side of `min_sparsity` if there is a choice. What
-    bounds add to a layer never exceeds the budget.
+    Bounds hold exactly for counts of weights, unless the budget, whole groups, or
+    weights that were pruned before leave no such count. Then a layer may be out by one
+    weight or one group, on the side of `min_sparsity` if there is a choice. Bounds
+    never make the layers together exceed the budget.
 
     Examples
     --------
@@ -347,12 +355,12 @@ class Bounded(BaseEstimator):
         self.max_sparsity = max_sparsity
 
     def __call__(self, pooled: Scores, sizes: Scores, budget: Budget) -> dict[str, int]:
-        """Give the groups to keep per layer.
+        """Compute the number of groups to keep in every layer.
 
         Parameters
         ----------
         pooled, sizes, budget
-            As for `global_`.
+            The arguments of every allocation; see `global_`.
 
         Returns
         -------
@@ -364,40 +372,47 @@ class Bounded(BaseEstimator):
             The bounds make no sense, or contradict the budget.
         """
         if not isinstance(budget, Remainder):
-            # Rounding may leave a remainder just outside; the whole was checked.
+            # Rounding may leave a remainder just outside; the whole budget was checked.
             self.check(budget)
-        allocate = _by_name(self.allocation)
+        allocate = resolve_allocation(self.allocation)
         runs = {name: _runs(scores, sizes[name]) for name, scores in pooled.items()}
         least, most = self._bounds(runs, budget)
         fixed: dict[str, int] = {}
         free = list(pooled)
         rest = budget
         while free:
-            asked = allocate(
+            wanted = allocate(
                 {name: pooled[name] for name in free},
                 {name: sizes[name] for name in free},
                 rest,
             )
             within = {
-                name: min(max(asked[name], least[name]), most[name]) for name in free
+                name: min(max(wanted[name], least[name]), most[name]) for name in free
             }
-            if within == asked:
-                fixed |= asked
+            if within == wanted:
+                fixed |= wanted
                 break
-            out = _worse_off(asked, within, runs)
+            out = _worse_off(wanted, within, runs)
             fixed |= out or within  # of equal size: nothing is left to share out
             free = [name for name in free if name not in fixed]
             used = sum(_size(runs, fixed, name) for name in fixed)
             rest = budget.rest(free, max(budget.kept() - used, 0))
         return {name: fixed[name] for name in pooled}
 
+    @property
+    def unsigned_only(self) -> bool:
+        """True if the allocation inside takes no scores below 0."""
+        inner = self.allocation
+        part = ALLOCATIONS.get(inner) if isinstance(inner, str) else inner
+        return bool(getattr(part, "unsigned_only", False))
+
     def check(self, budget: Budget) -> None:
-        """Refuse bounds that make no sense or that a budget cannot keep.
+        """Check that the bounds make sense and that a budget can keep to them.
 
         Parameters
         ----------
         budget : Budget
-            What may live.
+            The number of weights that may live, or their cost.
 
         Raises
         ------
@@ -408,7 +423,7 @@ class Bounded(BaseEstimator):
         --------
         >>> Bounded(min_sparsity=0.2).check(Budget({"a": 10}, 0.5))
         """
-        inner = _by_name(self.allocation)
+        inner = resolve_allocation(self.allocation)
         numbers = isinstance(self.min_sparsity, Real)
         numbers = numbers and isinstance(self.max_sparsity, Real) and callable(inner)
         if not numbers or not 0 <= self.min_sparsity <= self.max_sparsity <= 1:
@@ -439,7 +454,7 @@ class Bounded(BaseEstimator):
     def _bounds(
         self, runs: Mapping[str, Tensor], budget: Budget
     ) -> tuple[dict[str, int], dict[str, int]]:
-        """Give the fewest and the most groups that every layer may keep."""
+        """Compute the least and the greatest number of groups of every layer."""
         kept = budget.kept()
         lower = Fraction(str(budget.share)) * Fraction(str(self.min_sparsity))
         upper = Fraction(str(self.max_sparsity))
@@ -464,26 +479,28 @@ class Bounded(BaseEstimator):
 
 
 def _worse_off(
-    asked: Mapping[str, int], within: Mapping[str, int], runs: Mapping[str, Tensor]
+    wanted: Mapping[str, int], within: Mapping[str, int], runs: Mapping[str, Tensor]
 ) -> dict[str, int]:
-    """Take the layers out of the bounds at the end where more is out.
+    """Find the layers that are out of bounds on the side where more weights are out.
 
-    Once they are set, those out at the other end may come back by themselves.
+    Once these are set, those on the other side may come back within their bounds.
     """
-    off = {name: _size(runs, within, name) - _size(runs, asked, name) for name in asked}
+    off = {
+        name: _size(runs, within, name) - _size(runs, wanted, name) for name in wanted
+    }
     drift = sum(off.values())
     return {
-        name: within[name] for name in asked if off[name] and off[name] * drift >= 0
+        name: within[name] for name in wanted if off[name] and off[name] * drift >= 0
     }
 
 
 def _smallest(run: Tensor) -> int:
-    """Give the size of a layer's best group: a bound alone empties no layer."""
+    """Return the size of a layer's best group: a bound alone empties no layer."""
     return int(run[1]) if len(run) > 1 else 0
 
 
 def _size(runs: Mapping[str, Tensor], n_groups: Mapping[str, int], name: str) -> int:
-    """Give the size of the groups that a layer keeps."""
+    """Return the size of the groups that a layer keeps."""
     return int(runs[name][n_groups[name]])
 
 
@@ -493,7 +510,7 @@ def _weights_kept(
     budget: Budget,
     round_: Callable[[Fraction], int],
 ) -> dict[str, int]:
-    """Give what every layer keeps at a sparsity, in whole weights."""
+    """Compute the size that every layer keeps at a sparsity, in whole weights."""
     return {
         name: round_((1 - sparsity) * budget.n_weights[name]) * budget.cost(name)
         for name in layers
@@ -505,16 +522,19 @@ ALLOCATIONS: Mapping[str, Allocation] = MappingProxyType(
 )
 
 
-def resolve_allocation(allocation: str | Allocation, budget: Budget) -> Allocation:
-    """Turn a name into its allocation; what the budget already splits comes first.
+def resolve_allocation(
+    allocation: str | Allocation, budget: Budget | None = None
+) -> Allocation:
+    """Return the allocation of a name, or the one that a budget leaves no choice of.
 
     Parameters
     ----------
     allocation : str or callable
         A name in `ALLOCATIONS`, a function of that form or an object such as
         `Bounded`.
-    budget : Budget
-        A threshold, or a sparsity by layer, leaves nothing to split.
+    budget : Budget or None, default=None
+        The budget to split. With a threshold or a sparsity by layer nothing is left to
+        split. None: only the name is resolved.
 
     Returns
     -------
@@ -532,7 +552,12 @@ def resolve_allocation(allocation: str | Allocation, budget: Budget) -> Allocati
     >>> resolve_allocation("global", Budget({"a": 2}, 0.5)).__name__
     'global_'
     """
-    allocation = _by_name(allocation)
+    if isinstance(allocation, str):
+        if allocation not in ALLOCATIONS:
+            raise UnknownNameError("allocation", allocation, ALLOCATIONS)
+        allocation = ALLOCATIONS[allocation]
+    if budget is None:
+        return allocation
     if budget.threshold is not None:
         return below_threshold
     if isinstance(budget.sparsity, Mapping):
@@ -540,11 +565,3 @@ def resolve_allocation(allocation: str | Allocation, budget: Budget) -> Allocati
     if isinstance(allocation, Bounded) and budget.kept() < budget.size():
         allocation.check(budget)
     return allocation
-
-
-def _by_name(allocation: str | Allocation) -> Allocation:
-    if not isinstance(allocation, str):
-        return allocation
-    if allocation not in ALLOCATIONS:
-        raise UnknownNameError("allocation", allocation, ALLOCATIONS)
-    return ALLOCATIONS[allocation]

@@ -1,12 +1,21 @@
-"""How much may live: exact counts of weights, or of what they cost."""
+"""Budgets: exact counts of the weights that may live, or of their cost."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral
-from typing import Any
 
-__all__ = ["Budget", "Remainder", "in_proportion", "n_pruned", "round_together"]
+__all__ = [
+    "Budget",
+    "Remainder",
+    "Sparsity",
+    "in_proportion",
+    "n_pruned",
+    "round_together",
+]
+
+#: A fraction of zeros, a number of non-zeros (an int above 0), or fractions by layer.
+Sparsity = float | int | Mapping[str, float]
 
 
 def n_pruned(sparsity: float, size: int) -> int:
@@ -25,7 +34,7 @@ def n_pruned(sparsity: float, size: int) -> int:
     Returns
     -------
     n : int
-        Never decreases when `sparsity` grows.
+        The count, which never decreases when `sparsity` grows.
 
     Examples
     --------
@@ -41,26 +50,27 @@ def _round_half_up(value: Fraction) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many weights may live, and how much of the pruning is due by now.
+    """The number of weights that may live, and the share of the pruning that is due.
 
-    With `costs`, whatever a budget counts is counted in units of cost: the size of a
-    layer, a number of non-zeros, what is kept.
+    With `costs`, a budget counts everything in units of cost: the size of a layer, a
+    number of non-zeros, the weights to keep.
 
     Parameters
     ----------
     n_weights : mapping of layer name to int
-        Weights of every layer, pruned or not: what a sparsity is a fraction of.
+        The number of weights of every layer, pruned or not. A sparsity is a fraction of
+        these.
     sparsity : float, int or mapping of layer name to float
-        Fraction of zeros, number of non-zeros kept (an int above 0), or the fraction
-        for every layer.
+        The fraction of zeros, the number of non-zeros to keep (an int above 0), or the
+        fraction for every layer.
     threshold : float or None, default=None
-        Instead of `sparsity`: every group that scores below it goes.
+        The score below which every group is pruned, instead of a `sparsity`.
     share : float in [0, 1], default=1.0
-        Share of the final number of zeros that is due by now.
+        The share of the final number of zeros that is due by now.
     shapes : mapping of layer name to tuple of int, or None, default=None
-        Shapes (out, in, ...) of the weights, for allocations that ask for them.
+        The shapes (out, in, ...) of the weights, for allocations that need them.
     costs : mapping of layer name to int, or None, default=None
-        What one weight of a layer costs, in FLOPs for example: 1 or more. None: 1 in
+        The cost of one weight of a layer, in FLOPs for example: 1 or more. None: 1 in
         every layer.
 
     Examples
@@ -74,14 +84,14 @@ class Budget:
     """
 
     n_weights: Mapping[str, int]
-    sparsity: Any = 0.0
+    sparsity: Sparsity = 0.0
     threshold: float | None = None
     share: float = 1.0
     shapes: Mapping[str, tuple[int, ...]] | None = None
     costs: Mapping[str, int] | None = None
 
     def cost(self, layer: str) -> int:
-        """Give what one weight of a layer costs."""
+        """Return the cost of one weight of a layer."""
         return 1 if self.costs is None else self.costs[layer]
 
     def size(self, layer: str | None = None) -> int:
@@ -91,7 +101,7 @@ class Budget:
         return self.n_weights[layer] * self.cost(layer)
 
     def due(self, n_zeros: int) -> int:
-        """Give the part of `n_zeros` final zeros that is due by now, half up."""
+        """Compute the part of `n_zeros` final zeros that is due by now, half up."""
         return n_pruned(self.share, n_zeros)
 
     def kept(self, layer: str | None = None) -> int:
@@ -106,27 +116,28 @@ class Budget:
             if layer is None:
                 return sum(self.kept(name) for name in self.n_weights)
             return size - self.due(n_pruned(self.sparsity[layer], size))
-        if not self._counts_nonzeros:
+        if self.n_nonzero is None:
             return size - self.due(n_pruned(self.sparsity, size))
-        k = min(int(self.sparsity), self.size())
+        k = min(self.n_nonzero, self.size())
         if layer is not None:
             k = in_proportion(k, self._sizes)[layer]
         return size - self.due(size - k)
 
     def rest(self, layers: Collection[str], left: int) -> "Remainder":
-        """Give some layers what is left when the others have got theirs.
+        """Return the rest of the budget, for the layers that have no part of it yet.
 
         Parameters
         ----------
         layers : collection of str
-            The layers that are still to be served.
+            The layers without a part.
         left : int
-            What may live in them by now, whatever sparsity and share say.
+            The number of weights that may live in them by now, or their cost, whatever
+            sparsity and share say.
 
         Returns
         -------
         budget : Remainder
-            Of these layers only; all else as here.
+            The budget of these layers; all else is the same.
 
         Examples
         --------
@@ -149,30 +160,34 @@ class Budget:
         return {name: self.size(name) for name in self.n_weights}
 
     @property
-    def _counts_nonzeros(self) -> bool:
-        return isinstance(self.sparsity, Integral) and int(self.sparsity) > 0
+    def n_nonzero(self) -> int | None:
+        """The number of non-zeros to keep; None where fractions are given."""
+        if isinstance(self.sparsity, Integral) and int(self.sparsity) > 0:
+            return int(self.sparsity)
+        return None
 
     def asks_to_empty(self, layer: str) -> bool:
-        """Tell whether a layer was asked to lose every weight."""
+        """Check whether a sparsity by layer prunes every weight of a layer."""
         return isinstance(self.sparsity, Mapping) and self.sparsity[layer] == 1
 
 
 @dataclass(frozen=True)
 class Remainder(Budget):
-    """What is left of a budget for some of its layers.
+    """The rest of a budget, for some of its layers.
 
     Parameters
     ----------
     n_weights, sparsity, threshold, share, shapes, costs
-        As for `Budget`; what may live does not follow from them here.
+        The parameters of the `Budget`. The number that may live does not follow from
+        them here.
     left : int, default=0
-        What may live by now.
+        The number of weights that may live by now, or their cost.
     """
 
     left: int = 0
 
     def kept(self, layer: str | None = None) -> int:
-        """Count the weights that live; layers get theirs in proportion to size."""
+        """Count the weights that live; a layer's part is in proportion to its size."""
         if layer is None:
             return self.left
         return in_proportion(self.left, self._sizes)[layer]
@@ -184,14 +199,14 @@ def in_proportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
     Parameters
     ----------
     total : int
-        What is split.
+        The number to split.
     sizes : mapping of name to int
-        Not all of them 0.
+        The sizes; not all are 0.
 
     Returns
     -------
     split : dict of name to int
-        Adds up to `total`.
+        The parts, which add up to `total`.
 
     Examples
     --------
@@ -209,12 +224,12 @@ def round_together(exact: Mapping[str, Fraction]) -> dict[str, int]:
     Parameters
     ----------
     exact : mapping of name to Fraction
-        Parts that add up to a whole number.
+        The parts, which add up to a whole number.
 
     Returns
     -------
     rounded : dict of name to int
-        The largest remainders are rounded up, of equal ones the first.
+        The whole parts. The largest remainders are rounded up, of equal ones the first.
 
     Examples
     --------

@@ -1,109 +1,38 @@
-"""Which parts go together: one table, asked before any training and printed in docs."""
+"""The rules of which parts do not go together: one table for code and docs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any
 
-from sklearn_sparse_nn.core.allocation import lamp
-from sklearn_sparse_nn.core.granularity import (
-    NM,
-    Block,
-    Granularity,
-    Input,
-    Neuron,
-    Unstructured,
-)
+from sklearn_sparse_nn.core.allocation import global_, uniform
+from sklearn_sparse_nn.core.granularity import NM, Neuron
+from sklearn_sparse_nn.core.importance import IMPORTANCES, declares, statistics_of
+from sklearn_sparse_nn.core.method import PruningMethod
+from sklearn_sparse_nn.core.plan import Event
 
-__all__ = ["BY_NEURON", "RULES", "Parts", "Rule", "check_parts", "compatibility_table"]
-
-#: Importances whose scores have a sign, and those that score whole neurons.
-SIGNED = ("grasp", "movement")
-BY_NEURON = ("apoz", "fpgm")
-
-_SHAPED = (Unstructured, Neuron, Input, Block, NM)
+__all__ = ["RULES", "NetFacts", "Rule", "check_parts", "compatibility_table"]
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a pruner was asked for, as far as the parts depend on each other.
+@dataclass(frozen=True, kw_only=True)
+class NetFacts:
+    """The facts of a net that the rules read.
 
     Parameters
     ----------
-    granularity : Granularity
-        Resolved.
-    sparsity, threshold, budget, importance, allocation, schedule, regrow, penalty
-        As given.
-    rewind, distill : as given
-        The same; `distill` is the weight of the soft targets.
     n_weights : mapping of layer name to int
-        Weights of every layer to be pruned.
+        The number of weights of every layer to prune.
     not_linear : tuple of str
-        Those of them that are not Linear.
-    grow : str or None
-        The importance by which regrowth grows, if it is one of the package's.
-    needs, grow_needs : tuple of str
-        Statistics that the importance asks for, and the one of regrowth.
-    refits : bool
-        Whether the importance has an ``update``.
-    falls : bool
-        Whether the schedule lets weights live again.
-    trained, frozen : bool
-        Whether the net is trained before the first event; by somebody else.
-    first, last : float
-        Epochs of the pruning phase before the first and the last event.
-    dense_epochs, prune_epochs, finetune_epochs : int
-        Length of the phases.
-    rewind_epoch : int
-        Where rewinding goes back to.
+        The names of these layers that are not Linear.
+    frozen : bool
+        Whether the net comes trained, in a FrozenEstimator.
+    events : tuple of Event
+        The pruning events, in order; empty when there is nothing to prune.
     """
 
-    granularity: Granularity = field(default_factory=Unstructured)
-    sparsity: Any = 0.9
-    threshold: float | None = None
-    budget: Mapping[str, int] | None = None
-    importance: Any = "magnitude"
-    allocation: Any = "auto"
-    schedule: Any = "cubic"
-    regrow: Any = None
-    penalty: str | None = None
-    rewind: Any = None
-    distill: float = 0.0
     n_weights: Mapping[str, int] = field(default_factory=dict)
     not_linear: tuple[str, ...] = ()
-    grow: str | None = None
-    needs: tuple[str, ...] = ()
-    grow_needs: tuple[str, ...] = ()
-    refits: bool = False
-    falls: bool = False
-    trained: bool = True
     frozen: bool = False
-    first: float = 0.0
-    last: float = 1.0
-    dense_epochs: int = 1
-    prune_epochs: int = 10
-    finetune_epochs: int = 10
-    rewind_epoch: int = 0
-
-    def says(self, name: str) -> str:
-        """Write a parameter as it was given."""
-        value = getattr(self, name)
-        if isinstance(value, NM):
-            value = f"{value.n}:{value.m}"
-        elif name == "granularity":
-            value = getattr(type(value), "__name__", value).lower()
-        return f"{name}={value!r}"
-
-    @property
-    def pattern(self) -> str | None:
-        """The N:M pattern as a word, if it is one."""
-        return self.says("granularity") if isinstance(self.granularity, NM) else None
-
-    @property
-    def shares_out(self) -> str | None:
-        """The allocation as a word, if it gives layers different shares."""
-        simple = ("auto", "global", "uniform")
-        return None if self.allocation in simple else self.says("allocation")
+    events: tuple[Event, ...] = ()
 
 
 Pair = tuple[str, str] | None
@@ -118,63 +47,116 @@ class Rule:
     first, second : str
         The parts, for the table.
     why : str
-        The reason, and what to do instead; a whole sentence or more.
+        The reason, and the remedy; one sentence or more.
     broken : callable
-        `Parts` -> the two as they were given, or None.
+        A function of a `PruningMethod`, with its epochs and layers those of a net, and
+        of that net's `NetFacts`. It returns the two parts as they were given, or None.
     """
 
     first: str
     second: str
     why: str
-    broken: Callable[[Parts], Pair]
+    broken: Callable[[PruningMethod, NetFacts], Pair]
 
 
-def _pair(first: str | None, second: str | bool | None) -> Pair:
-    return (first, second) if first and isinstance(second, str) and second else None
+def _says(method: PruningMethod, name: str) -> str:
+    """Write a parameter as it was given, such as ``"importance='apoz'"``."""
+    value = getattr(method, name)
+    if name == "granularity":
+        word = getattr(type(value), "__name__", value).lower()
+        value = f"{value.n}:{value.m}" if isinstance(value, NM) else word
+    elif name == "importance":
+        named = (key for key, part in IMPORTANCES.items() if part is value)
+        value = next(named, method.given.get(name, value))
+    elif name == "distill":
+        value = value.weight
+    elif name in ("allocation", "schedule", "regrow", "rewind"):
+        value = method.given.get(name, value)
+    return f"{name}={value!r}"
 
 
-def _says_if(parts: Parts, name: str, condition: Any) -> str | None:
-    return parts.says(name) if condition else None
+def _says_if(condition: object, method: PruningMethod, name: str) -> str | None:
+    return _says(method, name) if condition else None
 
 
-def _less_than_pattern(parts: Parts) -> Pair:
-    """Find a sparsity that a pattern goes beyond; thirds cannot be written exactly."""
-    pattern, size = parts.granularity, sum(parts.n_weights.values())
-    if not isinstance(pattern, NM) or parts.threshold is not None or parts.budget:
+def _pair(first: str | None, second: str | None) -> Pair:
+    return (first, second) if first and second else None
+
+
+def _threshold(method: PruningMethod) -> str | None:
+    return _says_if(method.threshold is not None, method, "threshold")
+
+
+def _set(method: PruningMethod, name: str) -> str | None:
+    """Write a parameter as it was given, unless it is None, empty or 0."""
+    return _says_if(getattr(method, name), method, name)
+
+
+def _pattern(method: PruningMethod) -> str | None:
+    return _says_if(isinstance(method.granularity, NM), method, "granularity")
+
+
+def _own_shares(method: PruningMethod) -> str | None:
+    """Write the allocation, if it gives layers different shares."""
+    own = method.allocation not in (None, global_, uniform)
+    return _says_if(own, method, "allocation")
+
+
+def _less_than_pattern(method: PruningMethod, net: NetFacts) -> Pair:
+    """Find a sparsity below a pattern's own; thirds cannot be written exactly."""
+    pattern, size = method.granularity, sum(net.n_weights.values())
+    if not isinstance(pattern, NM) or method.threshold is not None or method.budget:
         return None
-    sparsity = parts.sparsity
+    sparsity = method.sparsity
     if isinstance(sparsity, Mapping):
-        asked = min((value for value in sparsity.values() if value), default=0.0)
+        lowest = min((value for value in sparsity.values() if value), default=0.0)
     elif isinstance(sparsity, Integral) and int(sparsity) > 0:
-        asked = 1 - int(sparsity) / size
+        lowest = 1 - int(sparsity) / size
     else:
-        asked = sparsity
+        lowest = float(sparsity)
     least = 1 - pattern.n / pattern.m
-    if not asked or asked >= least - 1e-3:
+    if not lowest or lowest >= least - 1e-3:
         return None
-    return parts.says("granularity"), f"{parts.says('sparsity')} (at least {least:.4g})"
+    return _says(method, "granularity"), (
+        f"{_says(method, 'sparsity')} (at least {least:.4g})"
+    )
 
 
-def _asks(parts: Parts, statistic: str) -> str | None:
-    """Word what asks for a statistic."""
-    by_importance = _says_if(parts, "importance", statistic in parts.needs)
-    return by_importance or _says_if(parts, "regrow", statistic in parts.grow_needs)
+def _needs(method: PruningMethod, statistic: str) -> str | None:
+    """Write the part that needs a statistic."""
+    return _says_if(
+        statistic in statistics_of(method.importance), method, "importance"
+    ) or _says_if(statistic in statistics_of(method.grow), method, "regrow")
 
 
-def _uses_lamp(allocation: Any) -> bool:
-    inner = getattr(allocation, "allocation", None)  # of a Bounded
-    return allocation in ("lamp", lamp) or (inner is not None and _uses_lamp(inner))
+def _scores_neurons(method: PruningMethod) -> str | None:
+    return _says_if(
+        declares(method.importance, "scores_neurons"), method, "importance"
+    ) or _says_if(declares(method.grow, "scores_neurons"), method, "regrow")
 
 
-def _untrained(parts: Parts) -> str | None:
-    """Word what leaves the net without training before its first event."""
-    if parts.trained or parts.first > 0:
+def _trained(method: PruningMethod, net: NetFacts) -> bool:
+    return net.frozen or method.dense_epochs != 0
+
+
+def _untrained(method: PruningMethod, net: NetFacts) -> str | None:
+    """Write the reason why the net has no training before its first event."""
+    waits = not net.events or net.events[0].at > 0
+    if _trained(method, net) or waits:
         return None
-    return "a FrozenEstimator" if parts.frozen else f"dense_epochs={parts.dense_epochs}"
+    return _says(method, "dense_epochs")
 
 
-def _names(value: Any, names: tuple[str, ...]) -> bool:
-    return isinstance(value, str) and value in names
+def _ends_at_once(method: PruningMethod, net: NetFacts) -> str | None:
+    """Write the schedule, if its last event begins the pruning phase."""
+    at_once = net.events and net.events[-1].at <= 0
+    return _says_if(at_once, method, "schedule")
+
+
+def _falls(method: PruningMethod, net: NetFacts) -> str | None:
+    """Write the schedule, if it lets weights live again."""
+    falls = any(event.share == 0 for event in net.events)
+    return _says_if(falls, method, "schedule")
 
 
 RULES: tuple[Rule, ...] = (
@@ -182,7 +164,7 @@ RULES: tuple[Rule, ...] = (
         "granularity='N:M'",
         "threshold",
         "N:M fixes how many weights of a group live. Give a sparsity instead.",
-        lambda p: _pair(p.pattern, _says_if(p, "threshold", p.threshold is not None)),
+        lambda p, net: _pair(_pattern(p), _threshold(p)),
     ),
     Rule(
         "granularity='N:M'",
@@ -196,22 +178,21 @@ RULES: tuple[Rule, ...] = (
         "allocation 'erk', 'lamp', an object or a function",
         "N:M gives every layer the same share. Use allocation='global' or 'uniform', "
         "which decide only what goes beyond the pattern.",
-        lambda p: _pair(p.pattern, p.shares_out),
+        lambda p, net: _pair(_pattern(p), _own_shares(p)),
     ),
     Rule(
         "granularity='N:M'",
         "regrow",
         "what grows would break the pattern. Use another granularity.",
-        lambda p: _pair(p.pattern, _says_if(p, "regrow", p.regrow)),
+        lambda p, net: _pair(_pattern(p), _set(p, "regrow")),
     ),
     Rule(
         "importance 'apoz' or 'fpgm'",
         "a granularity other than 'neuron'",
         "it scores whole neurons. Use granularity='neuron', or another importance.",
-        lambda p: _pair(
-            _says_if(p, "importance", _names(p.importance, BY_NEURON))
-            or _says_if(p, "regrow", _names(p.grow, BY_NEURON)),
-            _says_if(p, "granularity", not isinstance(p.granularity, Neuron)),
+        lambda p, net: _pair(
+            _scores_neurons(p),
+            _says_if(not isinstance(p.granularity, Neuron), p, "granularity"),
         ),
     ),
     Rule(
@@ -219,9 +200,9 @@ RULES: tuple[Rule, ...] = (
         "allocation='lamp'",
         "LAMP divides by sums of scores, and these have a sign. Use "
         "allocation='global', 'uniform' or 'erk'.",
-        lambda p: _pair(
-            _says_if(p, "importance", _names(p.importance, SIGNED)),
-            _says_if(p, "allocation", _uses_lamp(p.allocation)),
+        lambda p, net: _pair(
+            _says_if(declares(p.importance, "signed"), p, "importance"),
+            _says_if(declares(p.allocation, "unsigned_only"), p, "allocation"),
         ),
     ),
     Rule(
@@ -229,18 +210,18 @@ RULES: tuple[Rule, ...] = (
         "layers that are not Linear",
         "X'X is known for Linear layers. Name these in `layers`, or use another "
         "importance.",
-        lambda p: _pair(
-            _asks(p, "hessian"),
-            f"the layers {list(p.not_linear)}" if p.not_linear else None,
+        lambda p, net: _pair(
+            _needs(p, "hessian"),
+            f"the layers {list(net.not_linear)}" if net.not_linear else None,
         ),
     ),
     Rule(
         "importance='obs', or another that needs 'hessian'",
         "a granularity of your own",
         "it has to know the groups' shape. Use a granularity of this package.",
-        lambda p: _pair(
-            _asks(p, "hessian"),
-            _says_if(p, "granularity", not isinstance(p.granularity, _SHAPED)),
+        lambda p, net: _pair(
+            _needs(p, "hessian"),
+            _says_if(not hasattr(p.granularity, "group_shape"), p, "granularity"),
         ),
     ),
     Rule(
@@ -248,26 +229,22 @@ RULES: tuple[Rule, ...] = (
         "no training before the first event",
         "nothing has moved yet. Train first (dense_epochs), or let the schedule begin "
         "later, as Between(schedule, begin=0.2) does.",
-        lambda p: _pair(_asks(p, "movement"), _untrained(p)),
+        lambda p, net: _pair(_needs(p, "movement"), _untrained(p, net)),
     ),
     Rule(
         "threshold",
         "budget",
         "each says how much is pruned. Give one of them.",
-        lambda p: _pair(
-            _says_if(p, "threshold", p.threshold is not None),
-            _says_if(p, "budget", p.budget),
-        ),
+        lambda p, net: _pair(_threshold(p), _set(p, "budget")),
     ),
     Rule(
         "a threshold, or a sparsity by layer",
         "allocation 'erk', 'lamp', an object or a function",
         "nothing is left to share out between layers. Leave allocation='auto', or give "
         "one sparsity for all.",
-        lambda p: _pair(
-            _says_if(p, "threshold", p.threshold is not None)
-            or _says_if(p, "sparsity", isinstance(p.sparsity, Mapping)),
-            p.shares_out if not p.budget else None,
+        lambda p, net: _pair(
+            _threshold(p) or _says_if(isinstance(p.sparsity, Mapping), p, "sparsity"),
+            None if p.budget else _own_shares(p),
         ),
     ),
     Rule(
@@ -275,53 +252,42 @@ RULES: tuple[Rule, ...] = (
         "threshold",
         "the penalty's strength follows the sparsity that was asked for, and a "
         "threshold asks for none. Give a sparsity.",
-        lambda p: _pair(
-            _says_if(p, "penalty", p.penalty),
-            _says_if(p, "threshold", p.threshold is not None),
-        ),
+        lambda p, net: _pair(_set(p, "penalty"), _threshold(p)),
     ),
     Rule(
         "penalty",
         "a schedule whose last event begins the pruning phase",
         "the penalty works between the beginning and the last event. Use "
         "Between('oneshot', begin=0.9), or a gradual schedule.",
-        lambda p: _pair(
-            _says_if(p, "penalty", p.penalty), _says_if(p, "schedule", p.last <= 0)
-        ),
+        lambda p, net: _pair(_set(p, "penalty"), _ends_at_once(p, net)),
     ),
     Rule(
         "penalty",
         "regrow",
         "one drives weights to zero and the other away from it. Use one of them.",
-        lambda p: _pair(
-            _says_if(p, "penalty", p.penalty), _says_if(p, "regrow", p.regrow)
-        ),
+        lambda p, net: _pair(_set(p, "penalty"), _set(p, "regrow")),
     ),
     Rule(
         "penalty, or regrow",
         "a schedule that falls (cyclic)",
         "the schedule itself lets every weight live again. Use a rising one.",
-        lambda p: _pair(
-            _says_if(p, "penalty", p.penalty) or _says_if(p, "regrow", p.regrow),
-            _says_if(p, "schedule", p.falls),
-        ),
+        lambda p, net: _pair(_set(p, "penalty") or _set(p, "regrow"), _falls(p, net)),
     ),
     Rule(
         "penalty='l0'",
         "importance='obs', or another that refits weights",
         "gates and refitting both change what lives. Use one of them.",
-        lambda p: _pair(
-            _says_if(p, "penalty", p.penalty == "l0"),
-            _says_if(p, "importance", p.refits),
+        lambda p, net: _pair(
+            _says_if(p.penalty == "l0", p, "penalty"),
+            _says_if(hasattr(p.importance, "update"), p, "importance"),
         ),
     ),
     Rule(
         "regrow",
         "prune_epochs=0",
         "what grows has to be trained. Give it pruning epochs.",
-        lambda p: _pair(
-            _says_if(p, "regrow", p.regrow),
-            _says_if(p, "prune_epochs", not p.prune_epochs),
+        lambda p, net: _pair(
+            _set(p, "regrow"), _says_if(p.prune_epochs == 0, p, "prune_epochs")
         ),
     ),
     Rule(
@@ -329,62 +295,66 @@ RULES: tuple[Rule, ...] = (
         "dense_epochs=0, unless the net is frozen",
         "there is no trained dense net to learn from. Train one (dense_epochs), or "
         "give a FrozenEstimator.",
-        lambda p: _pair(
-            _says_if(p, "distill", p.distill),
-            None if p.trained else f"dense_epochs={p.dense_epochs}",
+        lambda p, net: _pair(
+            _says_if(p.distill.weight, p, "distill"),
+            _says_if(not _trained(p, net), p, "dense_epochs"),
         ),
     ),
     Rule(
         "rewind",
         "finetune_epochs=0",
         "what is put back to the beginning has to be trained again. Give it epochs.",
-        lambda p: _pair(
-            _says_if(p, "rewind", p.rewind and p.sparsity != 0),
-            _says_if(p, "finetune_epochs", not p.finetune_epochs),
+        lambda p, net: _pair(
+            _says_if(p.rewind and p.sparsity != 0, p, "rewind"),
+            _says_if(p.finetune_epochs == 0, p, "finetune_epochs"),
         ),
     ),
     Rule(
         "Rewind(epoch=k)",
         "dense_epochs below k",
         "rewinding goes back to an epoch of the dense phase. Choose an earlier one.",
-        lambda p: _pair(
-            _says_if(p, "rewind", p.rewind),
-            _says_if(p, "dense_epochs", p.rewind_epoch > p.dense_epochs),
+        lambda p, net: _pair(
+            _set(p, "rewind"),
+            _says_if(
+                p.rewind and p.rewind.epoch > (p.dense_epochs or 0), p, "dense_epochs"
+            ),
         ),
     ),
     Rule(
         "dense_epochs above 0",
         "a FrozenEstimator",
         "a frozen net is trained already. Use dense_epochs=None or 0.",
-        lambda p: _pair(
-            _says_if(p, "dense_epochs", p.dense_epochs),
-            "a FrozenEstimator" if p.frozen else None,
+        lambda p, net: _pair(
+            _set(p, "dense_epochs"), "a FrozenEstimator" if net.frozen else None
         ),
     ),
 )
 
 
-def check_parts(parts: Parts) -> None:
-    """Refuse parts that cannot work together, naming both.
+def check_parts(method: PruningMethod, net: NetFacts) -> None:
+    """Check that the parts of a method go together, and with a net.
 
     Parameters
     ----------
-    parts : Parts
-        What was asked for.
+    method : PruningMethod
+        The parts, with the epochs and layers of the net.
+    net : NetFacts
+        The facts of the net.
 
     Raises
     ------
     ValueError
-        Two parts contradict each other.
+        Two parts contradict each other; the message names both.
 
     Examples
     --------
-    >>> check_parts(Parts(importance="fpgm"))
+    >>> from sklearn_sparse_nn.core.method import resolve_method
+    >>> check_parts(resolve_method({"importance": "fpgm"}), NetFacts())
     Traceback (most recent call last):
     ValueError: importance='fpgm' and granularity='unstructured' do not go together: ...
     """
     for rule in RULES:
-        pair = rule.broken(parts)
+        pair = rule.broken(method, net)
         if pair:
             raise ValueError(f"{pair[0]} and {pair[1]} do not go together: {rule.why}")
 
@@ -395,7 +365,7 @@ def compatibility_table() -> str:
     Returns
     -------
     table : str
-        A line for each rule.
+        The table, with a line for each rule.
 
     Examples
     --------

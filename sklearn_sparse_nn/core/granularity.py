@@ -1,4 +1,4 @@
-"""Which weights live or die together.
+"""The granularities: groups of weights that live or die together.
 
 A granularity pools the scores of a layer into one score per group, chooses the groups
 to keep, and expands that choice into a mask. Weights come as (out, in, ...); the
@@ -23,6 +23,7 @@ __all__ = [
     "Unstructured",
     "best",
     "group_sizes",
+    "largest_group",
     "resolve_granularity",
 ]
 
@@ -31,20 +32,22 @@ NAMES = ("unstructured", "neuron", "input", "block:4x1", "2:4")
 
 @runtime_checkable
 class Granularity(Protocol):
-    """What a granularity object has to offer.
+    """The protocol of a granularity object.
 
     An optional method ``preferred(pooled) -> bool tensor`` marks groups that must
-    outlive all others (as N:M does); without it no group is preferred.
+    outlive all others (as N:M does); without it no group is preferred. An optional
+    method ``group_shape(shape) -> (rows, columns)`` says that all groups of a weight of
+    this shape are such rectangles; importances that refit weights need it.
     """
 
     def pool(self, scores: Tensor) -> Tensor:
-        """Give one score per group; `scores` has the weight's shape."""
+        """Return one score per group; `scores` has the weight's shape."""
 
     def choose(self, pooled: Tensor, n: int) -> Tensor:
         """Keep `n` groups: a boolean tensor of the shape of `pooled`."""
 
     def expand(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Give every weight of a tensor of `shape` its group's value, any dtype."""
+        """Return a tensor of `shape`, with its group's value for every weight."""
 
 
 def best(pooled: Tensor, n: int) -> Tensor:
@@ -55,12 +58,12 @@ def best(pooled: Tensor, n: int) -> Tensor:
     pooled : Tensor of any shape
         One score per group, without NaN.
     n : int
-        How many to keep, between 0 and the number of groups.
+        The number of groups to keep, between 0 and all.
 
     Returns
     -------
     keep : bool Tensor of the same shape
-        Exactly `n` are True.
+        The marks; exactly `n` are True.
 
     Examples
     --------
@@ -86,9 +89,9 @@ def group_sizes(granularity: Granularity, pooled: Tensor, alive: Tensor) -> Tens
     Parameters
     ----------
     granularity : Granularity
-        Which weights belong together.
+        The groups.
     pooled : Tensor
-        Any values by group, for their shape.
+        Any values by group; only the shape is used.
     alive : bool Tensor of shape (out, in, ...)
         The weights to count.
 
@@ -110,11 +113,38 @@ def group_sizes(granularity: Granularity, pooled: Tensor, alive: Tensor) -> Tens
     return torch.bincount(owner[alive], minlength=pooled.numel()).reshape(pooled.shape)
 
 
+def largest_group(granularity: Granularity, shape: torch.Size) -> int:
+    """Count the weights of the largest group.
+
+    Parameters
+    ----------
+    granularity : Granularity
+        The groups.
+    shape : torch.Size
+        The shape (out, in, ...) of a weight.
+
+    Returns
+    -------
+    size : int
+
+    Examples
+    --------
+    >>> largest_group(Neuron(), torch.Size([2, 5]))
+    5
+    """
+    alive = torch.ones(shape, dtype=torch.bool)
+    return int(group_sizes(granularity, granularity.pool(alive.double()), alive).max())
+
+
 class Unstructured:
-    """Every weight on its own."""
+    """Single weights: every weight is a group."""
+
+    def group_shape(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the shape of a group: one weight."""
+        return 1, 1
 
     def pool(self, scores: Tensor) -> Tensor:
-        """Give the scores themselves."""
+        """Return the scores themselves."""
         return scores
 
     def choose(self, pooled: Tensor, n: int) -> Tensor:
@@ -122,15 +152,19 @@ class Unstructured:
         return best(pooled, n)
 
     def expand(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Give the values themselves."""
+        """Return the values themselves."""
         return values.reshape(shape)
 
 
 class Neuron:
     """Whole neurons: the rows of a weight (filters of a convolution)."""
 
+    def group_shape(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the shape of a group: one row."""
+        return 1, shape[1]
+
     def pool(self, scores: Tensor) -> Tensor:
-        """Give the mean score of every row, shape (out,)."""
+        """Return the mean score of every row, shape (out,)."""
         return scores.flatten(1).mean(1)
 
     def choose(self, pooled: Tensor, n: int) -> Tensor:
@@ -145,8 +179,12 @@ class Neuron:
 class Input:
     """Whole inputs: the columns of a weight (channels of a convolution)."""
 
+    def group_shape(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the shape of a group: one column."""
+        return shape[0], 1
+
     def pool(self, scores: Tensor) -> Tensor:
-        """Give the mean score of every column, shape (in,)."""
+        """Return the mean score of every column, shape (in,)."""
         return scores.transpose(0, 1).flatten(1).mean(1)
 
     def choose(self, pooled: Tensor, n: int) -> Tensor:
@@ -159,20 +197,25 @@ class Input:
 
 
 class Block(BaseEstimator):
-    """Rectangles of `rows` x `columns` weights; those at the edges may be smaller.
+    """Blocks of `rows` x `columns` weights; those at the edges may be smaller.
 
     Parameters
     ----------
     rows, columns : int
-        Neurons and inputs in a block. A convolution counts as (out, in * kernel).
+        The numbers of neurons and inputs in a block. A convolution counts as
+        (out, in * kernel).
     """
 
     def __init__(self, rows: int, columns: int) -> None:
         self.rows = rows
         self.columns = columns
 
+    def group_shape(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the shape of a block."""
+        return self.rows, self.columns
+
     def pool(self, scores: Tensor) -> Tensor:
-        """Give the mean score of every block, ragged ones over what they have."""
+        """Return the mean score of every block; smaller ones have fewer weights."""
         summed = self._sum(scores.flatten(1))
         size = self._sum(torch.ones_like(scores.flatten(1)))
         return summed / size
@@ -209,7 +252,7 @@ class NM(BaseEstimator):
     Parameters
     ----------
     n, m : int
-        Survivors and size of a group, ``0 < n < m``.
+        The number of survivors and the size of a group, ``0 < n < m``.
 
     References
     ----------
@@ -220,8 +263,12 @@ class NM(BaseEstimator):
         self.n = n
         self.m = m
 
+    def group_shape(self, shape: torch.Size) -> tuple[int, int]:
+        """Return the shape of a group: one weight."""
+        return 1, 1
+
     def pool(self, scores: Tensor) -> Tensor:
-        """Give the scores as a matrix (out, in * kernel)."""
+        """Return the scores as a matrix (out, in * kernel)."""
         return scores.flatten(1)
 
     def choose(self, pooled: Tensor, n: int) -> Tensor:
@@ -229,7 +276,7 @@ class NM(BaseEstimator):
         return best(pooled, n)
 
     def expand(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Give the values themselves."""
+        """Return the values themselves."""
         return values.reshape(shape)
 
     def preferred(self, pooled: Tensor) -> Tensor:
@@ -245,7 +292,7 @@ class NM(BaseEstimator):
 
 
 def resolve_granularity(granularity: str | Granularity) -> Granularity:
-    """Turn a name into its granularity.
+    """Return the granularity of a name.
 
     Parameters
     ----------
@@ -256,11 +303,12 @@ def resolve_granularity(granularity: str | Granularity) -> Granularity:
     Returns
     -------
     granularity : Granularity
+        An object of the protocol.
 
     Raises
     ------
     UnknownNameError
-        No such name.
+        The name does not exist.
     ValueError
         The numbers of a block or of N:M make no sense.
 

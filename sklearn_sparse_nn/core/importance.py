@@ -1,8 +1,8 @@
-"""Which weights matter: the importances by name, and what each needs to know.
+"""The importances by name, and what each of them needs.
 
 An importance is a function ``(weight, *, need1, need2) -> scores``, high = keep. Its
 keyword-only names are its needs: only the statistics that it names are gathered and
-passed.
+passed. Its attributes may declare facts about its scores.
 """
 
 import inspect
@@ -12,19 +12,25 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core import scores
+from sklearn_sparse_nn.core.granularity import Granularity
 from sklearn_sparse_nn.core.obs import OBS
 from sklearn_sparse_nn.exceptions import UnknownNameError
 
 __all__ = [
+    "FACTS",
     "IMPORTANCES",
     "STATISTICS",
     "Importance",
     "ImportanceName",
+    "Statistics",
+    "declares",
     "needs",
     "resolve_importance",
+    "statistics_of",
 ]
 
 Importance = Callable[..., Tensor]
@@ -45,9 +51,12 @@ ImportanceName = Literal[
     "fpgm",
 ]
 
-#: What an importance may ask for by a keyword-only name. Tensors come by layer, turned
-#: to (out, in, ...) and broadcasting against the weight; g is the gradient of the mean
-#: loss in evaluation mode, over a sample of the training rows.
+#: Statistics by name: tensors by layer, or one object for all layers.
+Statistics = Mapping[str, Mapping[str, Tensor] | torch.Generator | Granularity]
+
+#: The statistics that an importance may need, by keyword-only name. Tensors come by
+#: layer, turned to (out, in, ...) and broadcasting against the weight; g is the
+#: gradient of the mean loss in evaluation mode, over a sample of the training rows.
 STATISTICS: Mapping[str, str] = MappingProxyType(
     {
         "grad": "g, of the weight's shape",
@@ -61,6 +70,15 @@ STATISTICS: Mapping[str, str] = MappingProxyType(
         "movement": "sum of -g * w over the training steps so far",
         "generator": "the pruner's own torch.Generator",
         "granularity": "the granularity object",
+    }
+)
+
+#: The facts that an importance may declare, as an attribute that is True.
+FACTS: Mapping[str, str] = MappingProxyType(
+    {
+        "signed": 'scores may be negative; `allocation="lamp"` is refused',
+        "scores_neurons": "whole neurons are scored; a granularity other than "
+        '`"neuron"` is refused, and `allocation="auto"` is `"uniform"`',
     }
 )
 
@@ -85,7 +103,7 @@ IMPORTANCES: Mapping[str, Importance] = MappingProxyType(
 
 
 def resolve_importance(importance: str | Importance) -> Importance:
-    """Turn a name into its function and check what a function asks for.
+    """Return the importance of a name, and check that its needs exist.
 
     Parameters
     ----------
@@ -95,6 +113,7 @@ def resolve_importance(importance: str | Importance) -> Importance:
     Returns
     -------
     importance : callable
+        A function or object ``(weight, *, need1, need2) -> scores``.
 
     Raises
     ------
@@ -115,13 +134,14 @@ def resolve_importance(importance: str | Importance) -> Importance:
 
 
 def needs(importance: Importance) -> tuple[str, ...]:
-    """Name the statistics that an importance asks for.
+    """Return the names of the statistics that an importance needs.
 
     Parameters
     ----------
     importance : callable
-        Its keyword-only parameters are its needs. One with a default that is no
-        statistic, or that a ``functools.partial`` has bound, is left alone.
+        The function, whose keyword-only parameters are its needs. A parameter that is
+        no statistic and has a default, or that a ``functools.partial`` has bound, is
+        not one.
 
     Returns
     -------
@@ -140,7 +160,7 @@ def needs(importance: Importance) -> tuple[str, ...]:
     """
     try:
         parameters = inspect.signature(importance).parameters.values()
-    except ValueError:  # torch.abs and others written in C say nothing
+    except ValueError:  # torch.abs and others written in C have none
         return ()
     bound = importance.keywords if isinstance(importance, partial) else {}
     wanted = []
@@ -156,3 +176,55 @@ def needs(importance: Importance) -> tuple[str, ...]:
                 "statistic asked for by the importance", parameter.name, STATISTICS
             )
     return tuple(wanted)
+
+
+def statistics_of(*importances: Importance | None) -> tuple[str, ...]:
+    """Return the names of the statistics that importances and their updates need.
+
+    Parameters
+    ----------
+    *importances : callable or None
+        The importances; None needs nothing.
+
+    Returns
+    -------
+    names : tuple of str
+        A subset of `STATISTICS`, each name once.
+
+    Examples
+    --------
+    >>> statistics_of(scores.snip, None, scores.gradient)
+    ('grad',)
+    """
+    names: dict[str, None] = {}
+    for importance in importances:
+        if importance is not None:
+            names |= dict.fromkeys(needs(importance))
+            update = getattr(importance, "update", None)
+            names |= dict.fromkeys(needs(update) if update else ())
+    return tuple(names)
+
+
+def declares(part: Callable[..., object] | None, fact: str) -> bool:
+    """Check whether a part declares a fact, as an attribute that is True.
+
+    Parameters
+    ----------
+    part : callable or None
+        An importance or an allocation, the package's or a user's; of a
+        ``functools.partial``, the function inside counts, too.
+    fact : str
+        The name of the attribute.
+
+    Returns
+    -------
+    declared : bool
+
+    Examples
+    --------
+    >>> declares(scores.fpgm, "scores_neurons"), declares(scores.snip, "signed")
+    (True, False)
+    """
+    if isinstance(part, partial) and not hasattr(part, fact):
+        return declares(part.func, fact)
+    return bool(getattr(part, fact, False))

@@ -1,17 +1,10 @@
-"""Optimal brain surgeon: remove what a layer's output misses least, refit the rest."""
+"""Optimal brain surgeon: remove the weights of least effect, refit the others."""
 
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from sklearn_sparse_nn.core.granularity import (
-    NM,
-    Block,
-    Granularity,
-    Input,
-    Neuron,
-    Unstructured,
-)
+from sklearn_sparse_nn.core.granularity import NM, Granularity
 
 __all__ = ["OBS"]
 
@@ -23,11 +16,11 @@ _CHUNK_BYTES = 2**27
 class OBS(BaseEstimator):
     """Exact optimal brain surgeon for the squared error of a linear layer's output.
 
-    Groups are removed greedily, one at a time in every band of rows, each time the one
-    that raises ``||X W' - X W_new'||^2`` least when all that is left is refitted. A
-    group's score is that rise, made increasing along the order of removal, so that
-    every row's survivors are those of the greedy search whatever the allocation takes.
-    `update` then refits the survivors.
+    Groups are removed greedily, one at a time in every band of rows: each time the one
+    that raises ``||X W' - X W_new'||^2`` least when all remaining weights are refitted.
+    A group's score is that rise, made increasing along the order of removal, so that
+    every row's survivors are those of the greedy search, however many the allocation
+    keeps. `update` then refits the survivors.
 
     Parameters
     ----------
@@ -42,7 +35,7 @@ class OBS(BaseEstimator):
 
     Examples
     --------
-    Of two inputs that are always equal one can do the work of both:
+    Of two inputs that are always equal, one is enough:
 
     >>> hessian = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
     >>> obs, weight = OBS(damping=1e-6), torch.tensor([[1.0, 2.0]])
@@ -66,7 +59,7 @@ class OBS(BaseEstimator):
         hessian : Tensor of shape (in, in)
             ``X'X`` over rows.
         granularity : Granularity
-            Which weights go together: any but a user's own.
+            The groups; the object must have ``group_shape``, as those of this package.
 
         Returns
         -------
@@ -82,7 +75,7 @@ class OBS(BaseEstimator):
         damped = torch.eye(n_columns + pad_columns, dtype=torch.float64)
         damped[:n_columns, :n_columns] = self._damped(hessian)
         bands = padded.reshape(-1, tall, padded.shape[1] // wide, wide)
-        if bands.shape[2] == 1:  # whole neurons: what goes leaves nothing to refit
+        if bands.shape[2] == 1:  # whole neurons: a removed one leaves nothing to refit
             by_row = ((padded @ damped) * padded).sum(1)
             rises = [by_row.reshape(-1, tall).sum(1, keepdim=True)]
         else:
@@ -93,7 +86,7 @@ class OBS(BaseEstimator):
     def _greedy(
         self, bands: Tensor, damped: Tensor, granularity: Granularity
     ) -> list[Tensor]:
-        """Search each band, some of them at once; give the groups' rises."""
+        """Search each band, some of them at once; return the groups' rises."""
         inverse = torch.linalg.inv(damped)
         at_once = max(1, _CHUNK_BYTES // (8 * inverse.numel()))
         pattern = granularity if isinstance(granularity, NM) else None
@@ -150,15 +143,11 @@ class OBS(BaseEstimator):
 
 
 def _group_shape(granularity: Granularity, weight: Tensor) -> tuple[int, int]:
-    """Give the rows and columns that go together."""
-    if isinstance(granularity, Block):
-        return granularity.rows, granularity.columns
-    if isinstance(granularity, Neuron):
-        return 1, weight.shape[1]
-    if isinstance(granularity, Input):
-        return weight.shape[0], 1
-    if isinstance(granularity, (Unstructured, NM)):
-        return 1, 1
+    """Return the number of rows and of columns in a group."""
+    group_shape = getattr(granularity, "group_shape", None)
+    if group_shape is not None:
+        n_rows, n_columns = group_shape(weight.shape)
+        return n_rows, n_columns
     raise ValueError(
         f"importance='obs' and granularity={granularity!r} do not go together: it has "
         "to know the groups' shape. Use a granularity of this package."
@@ -166,10 +155,10 @@ def _group_shape(granularity: Granularity, weight: Tensor) -> tuple[int, int]:
 
 
 def _remove_all(bands: Tensor, inverse: Tensor, pattern: NM | None) -> Tensor:
-    """Remove all groups of every band, greedily; give the rise that each made.
+    """Remove all groups of every band, greedily; return the rise that each made.
 
-    A band of weights has shape (tall, groups, wide). What has been removed since the
-    last matrix product is kept as factors ``V``: the inverse is ``inverse - V' V``.
+    A band of weights has shape (tall, groups, wide). The removals since the last matrix
+    product are kept as factors ``V``: the inverse is ``inverse - V' V``.
     """
     n_bands, _, n_groups, wide = bands.shape
     weights = bands.clone()
@@ -203,7 +192,7 @@ def _remove_all(bands: Tensor, inverse: Tensor, pattern: NM | None) -> Tensor:
 
 
 def _rise(weights: Tensor, blocks: Tensor) -> Tensor:
-    """Compute the squared error that the loss of each group would add."""
+    """Compute the squared error that the removal of each group would add."""
     if blocks.shape[-1] == 1:
         squares: Tensor = weights.square().sum((1, 3))
         return squares / blocks[..., 0, 0]
@@ -250,7 +239,10 @@ def _take(values: Tensor, index: Tensor, axis: int) -> Tensor:
 
 
 class _Quota:
-    """How many weights each group of N:M can still lose, before all may go."""
+    """The number of weights that each group of N:M can still lose.
+
+    When no group can lose more, all may.
+    """
 
     def __init__(self, pattern: NM | None, n_bands: int, n_columns: int) -> None:
         self.pattern = pattern

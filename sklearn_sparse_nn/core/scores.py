@@ -1,9 +1,10 @@
-"""The scores of the literature: one function a formula, high = keep.
+"""The scores of the literature: one function for each formula, high = keep.
 
 Each takes the weight of one layer, of shape (out, in, ...), and by keyword the
-statistics that its formula names (`importance.STATISTICS` says what they are). Where a
-paper removes the highest score, the sign is turned. Scores of a group of weights are
-the mean over the group.
+statistics that its formula names (see `importance.STATISTICS`). Where a paper removes
+the highest score, the sign is turned. Scores of a group of weights are the mean over
+the group. Facts that the rules read are attributes of the function
+(see `importance.FACTS`).
 """
 
 import torch
@@ -80,7 +81,7 @@ def magnitude_l2(weight: Tensor) -> Tensor:
 
 
 def random(weight: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Score weights by chance: the control that every importance has to beat.
+    """Score weights at random: the control that every importance has to beat.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def random(weight: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def gradient(weight: Tensor, *, grad: Tensor) -> Tensor:
-    """Score weights by the slope of the loss: what training would move first.
+    """Score weights by the slope of the loss: training would move the steepest first.
 
     The usual choice for growing weights, which are zero and have no other score.
 
@@ -134,7 +135,7 @@ def gradient(weight: Tensor, *, grad: Tensor) -> Tensor:
 
 
 def snip(weight: Tensor, *, grad: Tensor) -> Tensor:
-    """Score weights by how much the loss feels their connection being switched.
+    """Score weights by the slope of the loss as their connection is switched off.
 
     Parameters
     ----------
@@ -187,10 +188,10 @@ def taylor(weight: Tensor, *, grad: Tensor) -> Tensor:
 
 
 def grasp(weight: Tensor, *, hessian_grad: Tensor) -> Tensor:
-    """Score weights by how much the gradient's norm owes to them.
+    """Score weights by their contribution to the norm of the gradient.
 
-    Removing a weight changes the squared norm of the gradient by ``-2 w (Hg)``, so
-    what is kept are weights whose going would lower it most. Scores have a sign.
+    Removing a weight changes the squared norm of the gradient by ``-2 w (Hg)``, so the
+    weights are kept whose removal would lower it most. Scores have a sign.
 
     Parameters
     ----------
@@ -213,6 +214,9 @@ def grasp(weight: Tensor, *, hessian_grad: Tensor) -> Tensor:
     tensor([[ 1., -3.]])
     """
     return weight * hessian_grad
+
+
+grasp.signed = True  # type: ignore[attr-defined]
 
 
 def synflow(weight: Tensor, *, path_grad: Tensor) -> Tensor:
@@ -246,7 +250,7 @@ def synflow(weight: Tensor, *, path_grad: Tensor) -> Tensor:
 
 
 def movement(weight: Tensor, *, movement: Tensor) -> Tensor:
-    """Score weights by how far training moved them away from zero.
+    """Score weights by their movement away from zero in training.
 
     Parameters
     ----------
@@ -270,6 +274,9 @@ def movement(weight: Tensor, *, movement: Tensor) -> Tensor:
     tensor([[ 0.5000, -3.0000]])
     """
     return movement
+
+
+movement.signed = True  # type: ignore[attr-defined]
 
 
 def fisher(weight: Tensor, *, grad_sq: Tensor) -> Tensor:
@@ -303,10 +310,9 @@ def fisher(weight: Tensor, *, grad_sq: Tensor) -> Tensor:
 
 
 def wanda(weight: Tensor, *, input_norm: Tensor) -> Tensor:
-    """Score weights by their size times the size of what they multiply.
+    """Score weights by their size times the norm of their input.
 
-    The paper ranks within every output; here `allocation` decides what is ranked
-    together.
+    The paper ranks the weights of every output apart; here `allocation` decides.
 
     Parameters
     ----------
@@ -334,7 +340,7 @@ def wanda(weight: Tensor, *, input_norm: Tensor) -> Tensor:
 
 
 def apoz(weight: Tensor, *, activation_zeros: Tensor) -> Tensor:
-    """Score neurons by how often they are active.
+    """Score neurons by the fraction of rows on which they are active.
 
     Parameters
     ----------
@@ -360,10 +366,13 @@ def apoz(weight: Tensor, *, activation_zeros: Tensor) -> Tensor:
     return (1 - activation_zeros).expand(weight.shape)
 
 
+apoz.scores_neurons = True  # type: ignore[attr-defined]
+
+
 def fpgm(weight: Tensor) -> Tensor:
     """Score neurons by their distance to the layer's other neurons.
 
-    Those near the geometric median can be replaced by the others.
+    Neurons near the geometric median can be replaced by the others.
 
     Parameters
     ----------
@@ -390,3 +399,6 @@ def fpgm(weight: Tensor) -> Tensor:
     mode = "donot_use_mm_for_euclid_dist"  # the fast way gives 0 for near neighbours
     distances = torch.cdist(rows, rows, compute_mode=mode).sum(1)
     return distances.reshape(-1, *[1] * (weight.ndim - 1)).expand(weight.shape)
+
+
+fpgm.scores_neurons = True  # type: ignore[attr-defined]

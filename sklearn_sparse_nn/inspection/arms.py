@@ -11,8 +11,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet
 
-from sklearn_sparse_nn.core.compatibility import BY_NEURON
 from sklearn_sparse_nn.core.granularity import NM, resolve_granularity
+from sklearn_sparse_nn.core.importance import declares, resolve_importance
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.layers import prunable_layers
 
@@ -65,7 +65,7 @@ def random_mask(pruner: Any, pruned: Any) -> Any:
         Unfitted.
     """
     arm = clone(pruner).set_params(importance="random")
-    by_neuron = isinstance(pruner.importance, str) and pruner.importance in BY_NEURON
+    by_neuron = declares(resolve_importance(pruner.importance), "scores_neurons")
     if pruner.allocation == "auto" and by_neuron:
         arm.set_params(allocation="uniform")  # what "auto" stands for there
     if pruner.threshold is not None:  # it means nothing for other scores

@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 from sklearn_sparse_nn.core.allocation import uniform
 from sklearn_sparse_nn.core.budget import Budget
-from sklearn_sparse_nn.core.compatibility import Parts, check_parts
+from sklearn_sparse_nn.core.compatibility import NetFacts, check_parts
 from sklearn_sparse_nn.core.granularity import Granularity, Neuron, resolve_granularity
 from sklearn_sparse_nn.core.importance import (
     Importance,
     ImportanceName,
     resolve_importance,
+    statistics_of,
 )
 from sklearn_sparse_nn.core.masks import refit, select
+from sklearn_sparse_nn.core.method import PruningMethod
 from sklearn_sparse_nn.dense.base import (
     NET_ESTIMATORS,
     NetClassifierMixin,
@@ -39,7 +41,6 @@ from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
-from sklearn_sparse_nn.pruning.request import statistics_of
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 from sklearn_sparse_nn.statistics.shape import shape_of
 
@@ -203,20 +204,22 @@ def _check_importance(
             "and nothing is trained here. Choose another, such as 'magnitude'."
         )
     check_parts(
-        Parts(
+        PruningMethod(
             granularity=granularity,
-            importance=asked,
+            importance=importance,
             sparsity=min(filter(None, sparsities), default=0.0),
+            dense_epochs=0,
+            given={"importance": asked},
+        ),
+        NetFacts(
             n_weights={name: layer.weight.numel() for name, layer in layers.items()},
             not_linear=tuple(
                 name
                 for name, layer in layers.items()
                 if not isinstance(layer.module, nn.Linear)
             ),
-            needs=needed,
             frozen=True,
-            dense_epochs=0,
-        )
+        ),
     )
 
 

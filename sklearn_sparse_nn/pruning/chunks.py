@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.core.budget import Budget
+from sklearn_sparse_nn.core.method import OVER_A_FIT
 from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.dense.base import check_fit, transaction
 from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
@@ -42,7 +43,7 @@ def _takes_chunks(pruner: Any) -> bool:
 
     scikit-learn then takes the method to be missing, as for ``MLPClassifier``.
     """
-    for name in ("penalty", "regrow", "rewind", "distill"):
+    for name in OVER_A_FIT:
         value = getattr(pruner, name)
         if value is not None and getattr(value, "weight", value) != 0:
             raise AttributeError(

@@ -1,35 +1,40 @@
-"""How much is pruned: what was asked for, as a budget that the net can keep to."""
+"""The layers of a net to prune, and the limits of what may live in them."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import replace
 
-import torch
-
-from sklearn_sparse_nn._compat import Integral, InvalidParameterError, Real
+from sklearn_sparse_nn._compat import InvalidParameterError, Real
 from sklearn_sparse_nn.core.budget import Budget
-from sklearn_sparse_nn.core.granularity import Granularity, group_sizes
+from sklearn_sparse_nn.core.granularity import Neuron, largest_group
+from sklearn_sparse_nn.core.method import PruningMethod
 from sklearn_sparse_nn.exceptions import UnknownNameError
 from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
 
-__all__ = ["asked_to_live", "by_layer", "check_budget", "costs_of", "make_budget"]
+__all__ = [
+    "asked_to_live",
+    "bind_layers",
+    "by_layer",
+    "costs_of",
+    "make_budget",
+]
 
 Layers = Mapping[str, PrunableLayer]
 
-#: What a budget can be in: cost of a weight that is used once for a row.
+#: The units of a budget, with the cost of a weight that is used once for a row.
 UNITS = {"nonzeros": 1, "flops": 2, "bytes": 8}
 
 
 def costs_of(layer: PrunableLayer, n_nonzero: int, uses: int) -> dict[str, int]:
-    """Give what a layer costs, in every unit of a budget.
+    """Compute what a layer costs, in every unit of a budget.
 
     Parameters
     ----------
     layer : PrunableLayer
         The layer.
     n_nonzero : int
-        Its non-zeros.
+        The number of its non-zeros.
     uses : int
-        How often each weight is used for one row.
+        The number of times that each weight is used for one row.
 
     Returns
     -------
@@ -45,33 +50,108 @@ def costs_of(layer: PrunableLayer, n_nonzero: int, uses: int) -> dict[str, int]:
     }
 
 
-def make_budget(
-    pruner: Any, sparsity: Any, layers: Layers, targets: Layers, uses: Mapping[str, int]
-) -> Budget:
-    """Turn what was asked for into a budget.
+def bind_layers(
+    method: PruningMethod,
+    layers: Layers,
+    *,
+    last: str | None,
+    max_epochs: int,
+    frozen: bool,
+) -> tuple[PruningMethod, dict[str, PrunableLayer]]:
+    """Choose the layers to prune, and replace what a method leaves to the net.
 
     Parameters
     ----------
-    pruner : estimator
-        Its `threshold` and `budget` are read.
-    sparsity : float, int or mapping of layer name to float
-        Instead of these.
+    method : PruningMethod
+        The method as a pruner has it, with patterns of layers.
+    layers : mapping of name to PrunableLayer
+        Every prunable layer of the net.
+    last : str or None
+        The layer that gives the outputs. Its neurons are pruned only if it is named.
+    max_epochs : int
+        The net's own number of epochs.
+    frozen : bool
+        Whether the net is trained already.
+
+    Returns
+    -------
+    method : PruningMethod
+        The method with names of layers in place of patterns, and a number of dense
+        epochs.
+    targets : dict of name to PrunableLayer
+        The layers to prune.
+
+    Raises
+    ------
+    ValueError
+        A pattern matches no layer, or no layer is left.
+    """
+    names = _match(method, list(layers), last)
+    sparsity = method.sparsity if method.budget is None else 0.0
+    if isinstance(sparsity, Mapping):
+        sparsity = by_layer(sparsity, names)
+        names = tuple(sparsity)
+    dense_epochs = method.dense_epochs
+    if dense_epochs is None:
+        dense_epochs = 0 if frozen else max_epochs
+    method = replace(method, layers=names, sparsity=sparsity, dense_epochs=dense_epochs)
+    return method, {name: layers[name] for name in names}
+
+
+def _match(
+    method: PruningMethod, names: list[str], last: str | None
+) -> tuple[str, ...]:
+    if method.layers is not None or not isinstance(method.granularity, Neuron):
+        return match_layers(names, method.layers)
+    hidden = tuple(name for name in names if name != last)
+    if not hidden:
+        raise ValueError(
+            f"granularity='neuron' prunes hidden neurons, and the net's only layer "
+            f"{names[0]!r} gives the outputs. Name it in `layers` to prune it all "
+            "the same, or choose another granularity."
+        )
+    return hidden
+
+
+def make_budget(
+    method: PruningMethod, layers: Layers, targets: Layers, uses: Mapping[str, int]
+) -> Budget:
+    """Compute the budget of a net, and check that the net can keep to it.
+
+    Parameters
+    ----------
+    method : PruningMethod
+        The method, from `bind_layers`. Its `sparsity`, `threshold`, `budget` and
+        `granularity` are read.
     layers, targets : mapping of name to PrunableLayer
         All prunable layers of the net, and those to be pruned.
     uses : mapping of name to int
-        How often each weight is used for one row.
+        The number of times that each weight is used for one row.
 
     Returns
     -------
     budget : Budget
+
+    Raises
+    ------
+    ValueError
+        The net cannot have that number of non-zeros, or that cost.
     """
+    budget = _budget(method, layers, targets, uses)
+    _check_reachable(budget, targets, method)
+    return budget
+
+
+def _budget(
+    method: PruningMethod, layers: Layers, targets: Layers, uses: Mapping[str, int]
+) -> Budget:
     shapes = {
         name: tuple(layer.turned(layer.weight).shape) for name, layer in targets.items()
     }
     n_weights = {name: layer.weight.numel() for name, layer in targets.items()}
-    if pruner.budget is None:
-        return Budget(n_weights, sparsity, pruner.threshold, shapes=shapes)
-    unit, limit = _checked(pruner.budget)
+    if method.budget is None:
+        return Budget(n_weights, method.sparsity, method.threshold, shapes=shapes)
+    unit, limit = _checked(method.budget)
     costs = {
         name: UNITS[unit] * (uses[name] if unit == "flops" else 1) for name in targets
     }
@@ -84,18 +164,18 @@ def make_budget(
     full = fixed + sum(n_weights[name] * costs[name] for name in targets)
     if not fixed < limit <= full:
         raise ValueError(
-            f"budget={pruner.budget!r}: the net has {full} {unit} with all its "
+            f"budget={method.budget!r}: the net has {full} {unit} with all its "
             f"weights, and {fixed} without those of the layers to prune. Give a number "
             "between."
         )
     if len(set(costs.values())) == 1:  # then it is a number of non-zeros
         k = (limit - fixed) // next(iter(costs.values()))
-        return Budget(n_weights, k, pruner.threshold, shapes=shapes)
+        return Budget(n_weights, k, method.threshold, shapes=shapes)
     left = limit - fixed
-    return Budget(n_weights, left, pruner.threshold, shapes=shapes, costs=costs)
+    return Budget(n_weights, left, method.threshold, shapes=shapes, costs=costs)
 
 
-def _checked(budget: Any) -> tuple[str, int]:
+def _checked(budget: Mapping[str, float]) -> tuple[str, int]:
     if not isinstance(budget, Mapping) or len(budget) != 1:
         raise InvalidParameterError(
             f"The 'budget' parameter must be a dict of one unit to a number, such as "
@@ -113,19 +193,25 @@ def _checked(budget: Any) -> tuple[str, int]:
 
 
 def by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """Give every layer that a pattern matches its sparsity; the first match counts.
+    """Return the sparsity of every layer that a pattern matches.
 
     Parameters
     ----------
     sparsity : mapping of layer pattern to float in [0, 1]
-        As given.
+        The sparsity as given to a pruner. The first pattern that matches counts.
     names : iterable of str
         The layers that may be pruned.
 
     Returns
     -------
     sparsity : dict of layer name to float
-        A layer that is given 0 is left alone, as one that no pattern matches.
+        A layer whose sparsity is 0, or that no pattern matches, is left out: it is not
+        pruned. If all are 0, all that match stay in.
+
+    Raises
+    ------
+    InvalidParameterError
+        The mapping is empty, or a value is no number in [0, 1].
     """
     found: dict[str, float] = {}
     names = list(names)
@@ -147,49 +233,31 @@ def by_layer(sparsity: Mapping[str, float], names: Iterable[str]) -> dict[str, f
     return {name: value for name, value in chosen.items() if value} or chosen
 
 
-def check_budget(
-    budget: Budget, layers: Layers, granularity: Granularity, asked: Any
-) -> None:
-    """Refuse a number of non-zeros, or a cost, that the net cannot have.
-
-    Parameters
-    ----------
-    budget : Budget
-        Made by `make_budget`.
-    layers : mapping of name to PrunableLayer
-        The layers to prune.
-    granularity : Granularity
-        What lives together.
-    asked : dict or None
-        The budget as given; None when a sparsity was.
-    """
-    counts = isinstance(budget.sparsity, Integral) and budget.sparsity != 0
-    if budget.threshold is not None or (asked is None and not counts):
+def _check_reachable(budget: Budget, layers: Layers, method: PruningMethod) -> None:
+    """Check that the layers can have a number of non-zeros, or a cost."""
+    fraction = budget.n_nonzero is None and method.budget is None
+    if fraction or budget.threshold is not None:
         return
-    k, size = int(budget.sparsity), budget.size()
-    said = f"sparsity={k}" if asked is None else f"budget={asked!r}"
+    k, size = budget.n_nonzero or 0, budget.size()
+    given = "sparsity" if method.budget is None else "budget"
+    value = k if method.budget is None else method.budget
     unit = "non-zero weights" if budget.costs is None else "of its units"
     if k > size:
         raise ValueError(
-            f"{said} keeps {k} {unit}, but the layers to prune have only {size}. Give "
-            f"at most {size}, or a fraction in [0, 1)."
+            f"{given}={value!r} keeps {k} {unit}, but the layers to prune have only "
+            f"{size}. Give at most {size}, or a fraction in [0, 1)."
         )
     needed = sum(
-        _largest_group(layer, granularity) * budget.cost(name)
+        largest_group(method.granularity, layer.turned(layer.weight).shape)
+        * budget.cost(name)
         for name, layer in layers.items()
     )
     if k < needed:
         raise ValueError(
-            f"{said} keeps {k} {unit}, but one group in each of the {len(layers)} "
-            f"layers may need {needed}. Give at least that, a fraction, or fewer "
-            "`layers`."
+            f"{given}={value!r} keeps {k} {unit}, but one group in each of the "
+            f"{len(layers)} layers may need {needed}. Give at least that, a fraction, "
+            "or fewer `layers`."
         )
-
-
-def _largest_group(layer: PrunableLayer, granularity: Granularity) -> int:
-    all_alive = torch.ones(layer.turned(layer.weight).shape, dtype=torch.bool)
-    pooled = granularity.pool(all_alive.double())
-    return int(group_sizes(granularity, pooled, all_alive).max())
 
 
 def asked_to_live(budget: Budget) -> dict[tuple[Any, ...], int]:

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn._compat import check_parameters
+from sklearn_sparse_nn.core.method import OVER_A_FIT
 from sklearn_sparse_nn.core.recovery import resolve_rewind
 from sklearn_sparse_nn.pruning.dense_phase import OnPath, SharedDense
 
@@ -20,10 +21,8 @@ _NOT_PRUNED = {
     "sparsity": 0.0,
     "prune_epochs": 0,
     "finetune_epochs": 0,
-    "regrow": None,
-    "penalty": None,
-    "distill": 0.0,
     "allocation": "auto",
+    **OVER_A_FIT,
 }
 
 
@@ -71,7 +70,7 @@ def fit_levels(
         _refuse_rewinding(template)
     shared = None if chained else SharedDense()
     rewind = None if chained else template.rewind
-    before = clone(template).set_params(**_NOT_PRUNED, rewind=rewind)
+    before = clone(template).set_params(**{**_NOT_PRUNED, "rewind": rewind})
     later = [(_without_dense_phase(m) if chained else m, chained) for m in models]
     place = OnPath(later=later, dense=shared)
     yield 0.0, before, _fit(before, X, y, place, "dense", context, caller)

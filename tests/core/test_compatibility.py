@@ -1,9 +1,14 @@
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_sparse_nn.core.compatibility import Parts, check_parts
+from sklearn_sparse_nn.core.allocation import Bounded, erk, global_, lamp, uniform
+from sklearn_sparse_nn.core.compatibility import NetFacts, check_parts
 from sklearn_sparse_nn.core.granularity import NM, resolve_granularity
+from sklearn_sparse_nn.core.method import PruningMethod, resolve_method
+from sklearn_sparse_nn.core.scores import apoz, fpgm, grasp
 from tests.core.strategies import explore
 
 LAYERS = {"hidden": 600, "output": 400}
@@ -14,14 +19,10 @@ patterns = st.tuples(st.integers(1, 8), st.integers(1, 8)).map(
 
 
 def check(granularity, sparsity=0.5, threshold=None):
-    return check_parts(
-        Parts(
-            granularity=granularity,
-            sparsity=sparsity,
-            threshold=threshold,
-            n_weights=LAYERS,
-        )
+    method = PruningMethod(
+        granularity=granularity, sparsity=sparsity, threshold=threshold
     )
+    return check_parts(method, NetFacts(n_weights=LAYERS))
 
 
 @pytest.mark.parametrize("name", GRANULARITIES)
@@ -91,3 +92,107 @@ def test_a_pattern_is_refused_with_one_layer_that_asks_for_less(other):
 def test_the_refusal_says_how_much_the_pattern_needs():
     with pytest.raises(ValueError, match=r"at least 0\.75"):
         check(NM(1, 4), 0.5)
+
+
+def neurons(weight):
+    """Score neurons, as a user may."""
+    return weight.abs().mean(1, keepdim=True).expand_as(weight)
+
+
+neurons.scores_neurons = True
+
+
+def slopes(weight, *, grad):
+    """Give scores with a sign, as a user may."""
+    return weight * grad
+
+
+slopes.signed = True
+
+
+def refuse(match, **given):
+    with pytest.raises(ValueError, match=match):
+        check_parts(resolve_method(given), NetFacts(n_weights=LAYERS))
+
+
+def allow(**given):
+    check_parts(resolve_method(given), NetFacts(n_weights=LAYERS))
+
+
+@pytest.mark.parametrize("importance", [neurons, partial(neurons), apoz, "fpgm"])
+def test_an_importance_that_scores_neurons_goes_with_neurons_only(importance):
+    allow(importance=importance, granularity="neuron")
+    refuse(
+        "importance=.* and granularity='input'",
+        importance=importance,
+        granularity="input",
+    )
+
+
+def test_an_importance_is_named_where_it_is_one_of_the_packages():
+    refuse("importance='apoz' and", importance=apoz)
+    refuse("importance=<function neurons at .*> and", importance=neurons)
+
+
+@pytest.mark.parametrize(
+    "allocation", ["lamp", lamp, Bounded("lamp"), Bounded(Bounded(lamp))]
+)
+@pytest.mark.parametrize("importance", [slopes, grasp, "grasp"])
+def test_an_importance_with_a_sign_does_not_go_with_lamp(importance, allocation):
+    allow(importance=importance, allocation=Bounded("erk"))
+    refuse(
+        "importance=.* and allocation=", importance=importance, allocation=allocation
+    )
+
+
+def test_a_users_allocation_may_refuse_signs():
+    def mine(pooled, sizes, budget):
+        return lamp(pooled, sizes, budget)
+
+    allow(importance=slopes, allocation=mine)
+    mine.unsigned_only = True
+    refuse("and allocation=<function", importance=slopes, allocation=mine)
+
+
+@pytest.mark.parametrize("bad", ["lmap", 3])
+def test_bounds_around_something_unknown_declare_nothing(bad):
+    assert not Bounded(bad).unsigned_only
+
+
+def test_a_users_granularity_with_a_group_shape_goes_with_refitting():
+    class Rows:
+        def group_shape(self, shape):
+            return 2, shape[1]
+
+    allow(importance="obs", granularity=Rows())
+    del Rows.group_shape
+    refuse(
+        "importance='obs' and granularity='rows'", importance="obs", granularity=Rows()
+    )
+
+
+@pytest.mark.parametrize(
+    ("importance", "allocation"),
+    [
+        ("magnitude", global_),
+        (neurons, uniform),
+        (partial(fpgm), uniform),
+        (slopes, global_),
+    ],
+)
+def test_auto_is_uniform_for_scores_of_neurons_and_else_global(importance, allocation):
+    method = resolve_method({"importance": importance, "allocation": "auto"})
+    assert method.allocation_for(trained=True) is allocation
+    assert method.allocation_for(trained=False) is allocation
+
+
+def test_auto_is_erk_where_a_sparse_net_is_trained_from_scratch():
+    method = resolve_method({"regrow": "random", "importance": neurons})
+    assert method.allocation_for(trained=False) is erk
+    assert method.allocation_for(trained=True) is uniform
+
+
+def test_a_parameter_without_a_field_is_read_as_given():
+    method = resolve_method({"sparsity": 0.5, "brand_new": 7})
+    assert method.given["brand_new"] == 7
+    assert method.sparsity == 0.5

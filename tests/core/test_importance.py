@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_sparse_nn.core.importance import (
+    FACTS,
     IMPORTANCES,
     STATISTICS,
+    declares,
     needs,
     resolve_importance,
+    statistics_of,
 )
 from sklearn_sparse_nn.core.obs import OBS
 from sklearn_sparse_nn.core.scores import magnitude
@@ -89,6 +92,46 @@ def test_an_option_bound_beforehand_is_no_need():
         return weight.abs() ** power
 
     assert needs(partial(powered, power=3)) == ()
+
+
+def test_statistics_are_those_of_importances_and_their_updates():
+    assert statistics_of(None) == ()
+    assert statistics_of(OBS(), IMPORTANCES["snip"], IMPORTANCES["taylor"]) == (
+        "hessian",
+        "granularity",
+        "grad",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fact", "names"),
+    [("signed", ["grasp", "movement"]), ("scores_neurons", ["apoz", "fpgm"])],
+)
+def test_the_facts_that_the_named_importances_declare(fact, names):
+    assert fact in FACTS
+    assert [name for name in IMPORTANCES if declares(IMPORTANCES[name], fact)] == names
+
+
+def test_a_users_function_declares_facts_and_a_partial_keeps_them():
+    def mine(weight, *, power=1):
+        return weight.abs().mean(1, keepdim=True).expand_as(weight) ** power
+
+    assert not declares(mine, "scores_neurons")
+    mine.scores_neurons = True
+    assert declares(mine, "scores_neurons")
+    assert declares(partial(mine, power=2), "scores_neurons")
+    assert not declares(partial(mine, power=2), "signed")
+
+
+def test_a_users_object_declares_facts_in_its_class():
+    class Mine:
+        signed = True
+
+        def __call__(self, weight):
+            return weight
+
+    assert declares(Mine(), "signed")
+    assert not declares(None, "signed")
 
 
 def test_an_unknown_need_is_refused_naming_the_known_ones():

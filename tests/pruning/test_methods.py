@@ -371,3 +371,19 @@ def test_the_subsample_is_drawn_anew_at_every_event(classes):
     assert not torch.equal(seen[0], seen[1])
     PrunedClassifier(net, importance=spy, subsample=None, **quick).fit(*classes)
     assert torch.equal(seen[2], seen[3])
+
+
+def neurons_by_mean(weight):
+    """Score neurons, with no name that the package knows."""
+    return weight.abs().mean(1, keepdim=True).expand_as(weight)
+
+
+def test_facts_of_a_users_importance_are_read(classes, monkeypatch):
+    pruner = PrunedClassifier(small(), importance=neurons_by_mean, sparsity=0.2)
+    pruner.fit(*classes)  # nothing is declared, so nothing is refused
+    monkeypatch.setattr(neurons_by_mean, "scores_neurons", True, raising=False)
+    with pytest.raises(ValueError, match="granularity='unstructured' do not go tog"):
+        pruner.fit(*classes)
+    pruner.set_params(granularity="neuron", sparsity=0.5).fit(*classes)
+    # "auto" is then uniform: half of the neurons of each hidden layer.
+    assert pruner.layer_sparsity_ == {"hidden_0": 0.5, "hidden_1": 0.5}
