@@ -1,15 +1,14 @@
-"""The whole pruning decision: importance, granularity, allocation -> masks."""
+"""The pruning decision: masks from importance, granularity and allocation."""
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sklearn_sparse_nn.core.allocation import Allocation, Budget
 from sklearn_sparse_nn.core.granularity import Granularity, best, group_sizes
-from sklearn_sparse_nn.core.importance import Importance, needs
+from sklearn_sparse_nn.core.importance import Importance, Statistics, needs
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning, NonFiniteScoreError
 
 __all__ = ["pooled_scores", "refit", "select"]
@@ -17,7 +16,7 @@ __all__ = ["pooled_scores", "refit", "select"]
 
 def select(
     weights: Mapping[str, Tensor],
-    stats: Mapping[str, Any],
+    stats: Statistics,
     *,
     importance: Importance,
     granularity: Granularity,
@@ -25,24 +24,24 @@ def select(
     budget: Budget,
     masks: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Decide which weights live: a pure function of what it is given.
+    """Choose the weights that live: a pure function of its arguments.
 
     Parameters
     ----------
     weights : mapping of layer name to Tensor of shape (out, in, ...)
         The prunable weights.
     stats : mapping of str to (mapping of layer name to Tensor) or object
-        The statistics that the importance asks for, by name.
+        The statistics that the importance needs, by name.
     importance : callable
-        Scores, high = keep.
+        The function that scores weights; high = keep.
     granularity : Granularity
-        Which weights live or die together.
+        The groups of weights that live or die together.
     allocation : callable
-        Groups to keep per layer.
+        The function that counts the groups to keep in every layer.
     budget : Budget
-        How many weights may live.
+        The number of weights that may live.
     masks : mapping of layer name to bool Tensor, optional
-        The masks so far: what died stays dead.
+        The masks so far: pruned weights stay pruned.
 
     Returns
     -------
@@ -57,8 +56,8 @@ def select(
     Warns
     -----
     LayerCollapseWarning
-        A layer would have lost every weight unasked; its best group was kept, and
-        paid for elsewhere where the budget allows.
+        A layer would have lost every weight, which no sparsity by layer demands. Its
+        best group was kept, and others pruned in its place where the budget allows.
 
     Examples
     --------
@@ -101,7 +100,7 @@ def select(
 
 def pooled_scores(
     weights: Mapping[str, Tensor],
-    stats: Mapping[str, Any],
+    stats: Statistics,
     masks: Mapping[str, Tensor],
     *,
     importance: Importance,
@@ -112,16 +111,16 @@ def pooled_scores(
     Parameters
     ----------
     weights, stats, importance, granularity
-        As for `select`.
+        The arguments of `select`.
     masks : mapping of layer name to bool Tensor
-        What lives, on the CPU.
+        The living weights, on the CPU.
 
     Returns
     -------
     pooled : dict of layer name to float64 Tensor
         One score per group; ``-inf`` for a group without living weights.
     sizes : dict of layer name to int64 Tensor
-        Living weights of every group.
+        The number of living weights of every group.
 
     Raises
     ------
@@ -138,24 +137,25 @@ def pooled_scores(
 
 def refit(
     weights: Mapping[str, Tensor],
-    stats: Mapping[str, Any],
+    stats: Statistics,
     masks: Mapping[str, Tensor],
     *,
     importance: Importance,
 ) -> dict[str, Tensor]:
-    """Let the importance's ``update``, if it has one, refit the weights that live.
+    """Refit the weights that live, by the importance's ``update`` if it has one.
 
     Parameters
     ----------
     weights, stats, importance
-        As for `select`. An update is a method ``(weight, mask, *, need1) -> weight``.
+        The arguments of `select`. An update is a method
+        ``(weight, mask, *, need1) -> weight``.
     masks : mapping of layer name to bool Tensor
-        What `select` decided.
+        The masks from `select`.
 
     Returns
     -------
     weights : dict of layer name to Tensor
-        Empty without an update.
+        The refitted weights; empty without an update.
 
     Raises
     ------
@@ -178,10 +178,8 @@ def refit(
     return fitted
 
 
-def _wanted(
-    names: Iterable[str], stats: Mapping[str, Any], layer: str
-) -> dict[str, Any]:
-    """Pick out what is asked for, of one layer where it comes by layer."""
+def _wanted(names: Iterable[str], stats: Statistics, layer: str) -> dict[str, object]:
+    """Return the statistics of some names; of one layer, if they come by layer."""
     values = {name: stats[name] for name in names}
     return {
         name: value[layer] if isinstance(value, Mapping) else value
@@ -190,9 +188,9 @@ def _wanted(
 
 
 def _score(
-    name: str, weight: Tensor, stats: Mapping[str, Any], importance: Importance
+    name: str, weight: Tensor, stats: Statistics, importance: Importance
 ) -> Tensor:
-    """Score one layer in float64 on the CPU, refusing what cannot be ranked."""
+    """Score one layer in float64 on the CPU; raise if scores cannot be ranked."""
     wanted = _wanted(needs(importance), stats, name)
     scores = torch.as_tensor(importance(weight.detach().clone(), **wanted))
     if scores.shape != weight.shape:
@@ -213,7 +211,7 @@ def _score(
 def _pool(
     scores: Tensor, alive: Tensor, granularity: Granularity
 ) -> tuple[Tensor, Tensor]:
-    """Give every group its score, -inf without living weights, and its size."""
+    """Compute every group's score, -inf without living weights, and its size."""
     pooled = granularity.pool(scores.masked_fill(~alive, 0.0)).clone()
     size = group_sizes(granularity, pooled, alive)
     return pooled.masked_fill(size == 0, -torch.inf), size
@@ -222,7 +220,7 @@ def _pool(
 def _lift_preferred(
     pooled: dict[str, Tensor], granularity: Granularity
 ) -> dict[str, int]:
-    """Rank groups that must outlive the others above them, in all layers alike.
+    """Rank preferred groups above all others, in all layers alike.
 
     Scores become ranks, which leave room above them whatever the scores' range.
     Returns the number of such groups per layer, empty if there is no preference.
@@ -248,7 +246,7 @@ def _count(
     allocation: Allocation,
     budget: Budget,
 ) -> dict[str, int]:
-    """Allocate, then see to it that no layer loses everything unasked."""
+    """Count the groups to keep; no layer loses all, unless a sparsity demands it."""
     counts = _allocate(pooled, sizes, allocation, budget)
     collapsed = [
         name
@@ -264,7 +262,7 @@ def _count(
         LayerCollapseWarning,
         stacklevel=2,
     )
-    # Not only theirs: paying for them must not empty another layer in turn.
+    # In all layers: to prune others in their place must not empty another layer.
     for name, scores in pooled.items():
         if not budget.asks_to_empty(name):
             flat = scores.reshape(-1)
@@ -288,7 +286,7 @@ def _cost(
     counts: Mapping[str, int],
     name: str,
 ) -> int:
-    """Give what the best groups of a layer cost together."""
+    """Compute the cost of the best groups of a layer."""
     keep = best(pooled[name], counts[name])
     return int(sizes[name][keep].sum())
 
@@ -299,9 +297,9 @@ def _pay(
     counts: dict[str, int],
     limit: int,
 ) -> None:
-    """Take groups from the layers that keep most until all fit in the budget.
+    """Prune groups of the layers that keep most until all fit in the budget.
 
-    For allocations that give every layer its own, whatever the others get.
+    This is for allocations that count each layer by itself.
     """
     costs = {name: _cost(pooled, sizes, counts, name) for name in counts}
     while sum(costs.values()) > limit and max(counts.values()) > 1:

@@ -35,15 +35,15 @@ def shrink(weight: Tensor, threshold: float, granularity: Granularity) -> Tensor
     weight : Tensor of shape (out, in, ...)
         The weights of one layer.
     threshold : float
-        Strength times step size: what a weight's absolute value loses, or a group's
-        root mean square.
+        Strength times step size: the decrease of a weight's absolute value, or of a
+        group's root mean square.
     granularity : Granularity
         The groups.
 
     Returns
     -------
     weight : Tensor of the same shape
-        Groups below the threshold are exactly zero.
+        The shrunk weights; groups below the threshold are exactly zero.
 
     References
     ----------
@@ -68,14 +68,14 @@ def sample_gate(log_alpha: Tensor, uniform: Tensor) -> Tensor:
     Parameters
     ----------
     log_alpha : Tensor
-        Location of every gate.
+        The location of every gate.
     uniform : Tensor of the same shape, in (0, 1)
-        The noise.
+        The noise, uniformly distributed.
 
     Returns
     -------
     gate : Tensor of the same shape, in [0, 1]
-        Differentiable by `log_alpha`.
+        The gates, differentiable with respect to `log_alpha`.
 
     References
     ----------
@@ -93,12 +93,12 @@ def sample_gate(log_alpha: Tensor, uniform: Tensor) -> Tensor:
 
 
 def mean_gate(log_alpha: Tensor) -> Tensor:
-    """Give the gates that are used for prediction.
+    """Compute the gates that are used for prediction.
 
     Parameters
     ----------
     log_alpha : Tensor
-        Location of every gate.
+        The location of every gate.
 
     Returns
     -------
@@ -117,12 +117,12 @@ def mean_gate(log_alpha: Tensor) -> Tensor:
 
 
 def chance_alive(log_alpha: Tensor) -> Tensor:
-    """Give the probability that a drawn gate is not zero; its sum is the L0 penalty.
+    """Compute the probability that a gate is not zero; its sum is the L0 penalty.
 
     Parameters
     ----------
     log_alpha : Tensor
-        Location of every gate.
+        The location of every gate.
 
     Returns
     -------

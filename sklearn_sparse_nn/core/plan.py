@@ -1,4 +1,4 @@
-"""When a net is dense, pruned and fine-tuned: schedules laid out over epochs."""
+"""The plan of a fit: dense, pruning and fine-tuning epochs, and pruning events."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,11 +16,11 @@ class Event:
     Parameters
     ----------
     at : Fraction
-        Epochs of the pruning phase before it.
+        The number of epochs of the pruning phase before the event.
     share : float
-        Share of the final sparsity that is due; 0 lets all weights live again.
+        The share of the final sparsity that is due; 0 lets all weights live again.
     swap : float, default=0.0
-        Share of a layer's living groups that dies for others to grow.
+        The share of a layer's living groups that is dropped, for others to grow.
     """
 
     at: Fraction
@@ -30,14 +30,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """Epochs of the phases, and the pruning events.
+    """The epochs of the phases, and the pruning events.
 
     Parameters
     ----------
     dense_epochs, prune_epochs, finetune_epochs : int
-        Length of the phases.
+        The length of the phases.
     events : tuple of Event
-        In order. The last share is 1. Empty when there is nothing to prune.
+        The events in order; the last share is 1. Empty when there is nothing to prune.
     """
 
     dense_epochs: int
@@ -47,23 +47,23 @@ class Plan:
 
     @property
     def n_epochs(self) -> int:
-        """All epochs together."""
+        """The number of all epochs together."""
         return self.dense_epochs + self.prune_epochs + self.finetune_epochs
 
     @property
     def final_epochs(self) -> int:
-        """Epochs that end at the final sparsity."""
+        """The number of epochs that end at the final sparsity."""
         last = int(self.events[-1].at) if self.events else 0
         return self.prune_epochs - last + self.finetune_epochs
 
     @property
     def inside_epochs(self) -> bool:
-        """Whether an event does not begin an epoch."""
+        """True if an event does not begin an epoch."""
         return any(event.at.denominator > 1 for event in self.events)
 
     @property
     def falls(self) -> bool:
-        """Whether weights live again at some event."""
+        """True if weights live again at some event."""
         return any(event.share == 0 for event in self.events)
 
 
@@ -76,20 +76,21 @@ def make_plan(
     finetune_epochs: int,
     regrow: Regrow | None = None,
 ) -> Plan:
-    """Lay the pruning events out over the pruning phase.
+    """Compute the pruning events, spread over the pruning phase.
 
     Parameters
     ----------
     schedule : callable
-        Progress -> share of the final sparsity.
+        The function from progress to the share of the final sparsity.
     n_steps : int
-        Number of events, evenly spread: each begins an epoch, unless there are more
-        events than epochs. Without pruning epochs all come at once. Those that change
-        nothing fall away, as all but the first of a one-shot schedule.
+        The number of events, evenly spread: each begins an epoch, unless there are more
+        events than epochs. Without pruning epochs all come at once. Events that change
+        nothing are left out, as all but the first of a one-shot schedule.
     dense_epochs, prune_epochs, finetune_epochs : int
-        Length of the phases.
+        The length of the phases.
     regrow : Regrow, optional
-        Swaps groups at every event but the first, before which nothing was trained.
+        The regrowth, which swaps groups at every event but the first: before that,
+        nothing was trained.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""How a net recovers from pruning: what is put back, and whom it learns from."""
+"""Recovery from pruning: rewinding before fine-tuning, and soft targets."""
 
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Literal
 
 from sklearn.base import BaseEstimator
 
@@ -19,15 +19,15 @@ RewindName = Literal["weights", "learning_rate"]
 
 
 class Rewind(BaseEstimator):
-    """What is put back before fine-tuning, and to when.
+    """Rewinding before fine-tuning, to the beginning or to an early epoch.
 
     Parameters
     ----------
     what : {"weights", "learning_rate"}, default="weights"
-        Surviving weights, which take the learning rate and its schedule with them, or
-        these alone.
+        The things that are set back: the surviving weights with the learning rate and
+        its schedule, or the learning rate and its schedule alone.
     epoch : int, default=0
-        Dense epochs that had been trained at the time. 0 is the beginning.
+        The number of dense epochs to rewind to. 0 is the beginning.
 
     References
     ----------
@@ -47,15 +47,15 @@ class Rewind(BaseEstimator):
 
 
 class SoftTargets(BaseEstimator):
-    """Learning from the dense net's outputs while the net is pruned and fine-tuned.
+    """Learning from the dense net's outputs, while a net is pruned and fine-tuned.
 
     Parameters
     ----------
     weight : float in [0, 1], default=0.5
-        Weight of the dense net's outputs in the loss; the labels have the rest.
+        The weight of the dense net's outputs in the loss; the labels have the rest.
     temperature : float, default=2.0
-        Divides the logits of both nets; above 1 the dense net's doubts count for more.
-        Not used in regression.
+        The divisor of the logits of both nets. Above 1, the dense net's smaller
+        probabilities count for more. Not used in regression.
 
     References
     ----------
@@ -73,16 +73,21 @@ class SoftTargets(BaseEstimator):
 
 
 def resolve_rewind(rewind: RewindName | Rewind | None) -> Rewind | None:
-    """Make a `Rewind` of a name; check its numbers.
+    """Return the `Rewind` of a name, with its numbers checked.
 
     Parameters
     ----------
     rewind : {"weights", "learning_rate"}, Rewind or None
-        As given to a pruner.
+        The parameter of a pruner.
 
     Returns
     -------
     rewind : Rewind or None
+
+    Raises
+    ------
+    InvalidParameterError
+        A number makes no sense.
     """
     if rewind is None:
         return None
@@ -97,19 +102,24 @@ def resolve_rewind(rewind: RewindName | Rewind | None) -> Rewind | None:
     return rewind
 
 
-def resolve_distill(distill: Any) -> SoftTargets:
-    """Make `SoftTargets` of a weight; check the numbers.
+def resolve_distill(distill: float | SoftTargets) -> SoftTargets:
+    """Return the `SoftTargets` of a weight, with the numbers checked.
 
     Parameters
     ----------
     distill : float or SoftTargets
-        As given to a pruner.
+        The parameter of a pruner.
 
     Returns
     -------
     distill : SoftTargets
+
+    Raises
+    ------
+    InvalidParameterError
+        A number makes no sense.
     """
-    if isinstance(distill, Real):
+    if not isinstance(distill, SoftTargets):
         return SoftTargets(float(distill))
     weight, temperature = distill.weight, distill.temperature
     numbers = isinstance(weight, Real) and isinstance(temperature, Real)
@@ -118,5 +128,4 @@ def resolve_distill(distill: Any) -> SoftTargets:
             f"The 'distill' parameter is {distill!r}: weight must be in [0, 1] and "
             "temperature above 0 and finite."
         )
-    checked: SoftTargets = distill
-    return checked
+    return distill

@@ -1,10 +1,10 @@
-"""Dynamic sparse training: drop some of the living groups, grow others."""
+"""Dynamic sparse training: some living groups are dropped, others grow."""
 
 import math
 from collections.abc import Mapping
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from sklearn.base import BaseEstimator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sklearn_sparse_nn.core.budget import n_pruned
 from sklearn_sparse_nn.core.granularity import Granularity, best
-from sklearn_sparse_nn.core.importance import Importance, resolve_importance
+from sklearn_sparse_nn.core.importance import Importance, Statistics, resolve_importance
 from sklearn_sparse_nn.core.masks import pooled_scores
 from sklearn_sparse_nn.exceptions import UnknownNameError
 
@@ -22,7 +22,7 @@ RegrowName = Literal["random", "gradient"]
 
 
 class Regrow(BaseEstimator):
-    """How many groups are swapped at an event, and which grow.
+    """The number of groups that are swapped at an event, and which of them grow.
 
     The share falls along a half cosine and is 0 from `stop` on, so that the last part
     of the pruning phase trains one topology.
@@ -30,12 +30,12 @@ class Regrow(BaseEstimator):
     Parameters
     ----------
     grow : str or callable, default="gradient"
-        The importance by which what is dead grows: ``"gradient"`` (RigL), ``"random"``
+        The importance by which dead groups grow: ``"gradient"`` (RigL), ``"random"``
         (SET), or any other.
     fraction : float in (0, 1), default=0.3
-        Share of a layer's living groups that is swapped at first.
+        The share of a layer's living groups that is swapped at first.
     stop : float in (0, 1], default=0.75
-        Progress of the pruning phase from which on nothing is swapped.
+        The progress of the pruning phase from which on nothing is swapped.
 
     References
     ----------
@@ -62,7 +62,7 @@ class Regrow(BaseEstimator):
         self.stop = stop
 
     def share(self, progress: float) -> float:
-        """Give the share of a layer's living groups to swap at `progress`."""
+        """Compute the share of a layer's living groups to swap at `progress`."""
         numbers = isinstance(self.fraction, Real) and isinstance(self.stop, Real)
         if not (numbers and 0 < self.fraction < 1 and 0 < self.stop <= 1):
             raise ValueError(
@@ -80,7 +80,7 @@ REGROWTHS: Mapping[str, Regrow] = MappingProxyType(
 
 
 def resolve_regrow(regrow: str | Regrow | None) -> tuple[Regrow, Importance] | None:
-    """Turn a name into its regrowth, and find the importance that it grows by.
+    """Return the regrowth of a name, and the importance that it grows by.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def resolve_regrow(regrow: str | Regrow | None) -> tuple[Regrow, Importance] | N
 
 def swap(
     weights: Mapping[str, Tensor],
-    stats: Mapping[str, Any],
+    stats: Statistics,
     masks: Mapping[str, Tensor],
     *,
     importance: Importance,
@@ -129,24 +129,25 @@ def swap(
     weights : mapping of layer name to Tensor of shape (out, in, ...)
         The prunable weights.
     stats : mapping of str to (mapping of layer name to Tensor) or object
-        What both importances ask for.
+        The statistics that both importances need.
     masks : mapping of layer name to bool Tensor
-        What lives now.
+        The weights that live now.
     importance, grow : callable
-        By which is dropped, and by which is grown. What was just dropped may grow
-        again.
+        The importance of which the lowest groups are dropped, and the one of which the
+        highest grow. A group that was just dropped may grow again.
     granularity : Granularity
-        Which weights live or die together.
+        The groups of weights that live or die together.
     share : float in [0, 1]
-        Share of every layer's living groups to swap, rounded half up.
+        The share of every layer's living groups to swap, rounded half up.
     n_alive : mapping of layer name to int, optional
-        Weights of every layer that may live afterwards; None for as many as before.
+        The number of weights of every layer that may live afterwards; None for as many
+        as before.
 
     Returns
     -------
     masks : dict of layer name to bool Tensor
-        As many living weights in every layer as may live; fewer by less than a group
-        where groups differ in size.
+        The new masks, with as many living weights in every layer as may live. Where
+        groups differ in size there may be fewer, by less than a group.
 
     Examples
     --------
@@ -187,7 +188,7 @@ def swap(
 
 
 def _best_that_fit(scores: Tensor, sizes: Tensor, room: int) -> Tensor:
-    """Mark the best groups whose weights fit in `room`; too large ones are left."""
+    """Mark the best groups whose weights fit in `room`; too large ones are left out."""
     size = int(sizes.max())
     if int(sizes.min()) == size:
         return best(scores, room // size)

@@ -1,4 +1,4 @@
-"""When how much is pruned: progress in 0..1 -> share of the final sparsity.
+"""The schedules: functions from progress in 0..1 to a share of the final sparsity.
 
 A schedule is any function with ``f(1) == 1`` that does not decrease, except to 0,
 which lets every weight live again. Those with a parameter are small estimators, so
@@ -45,7 +45,7 @@ def oneshot(progress: float) -> float:
     Parameters
     ----------
     progress : float in [0, 1]
-        Where the pruning phase stands.
+        The progress of the pruning phase.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def constant(progress: float) -> float:
     Parameters
     ----------
     progress : float in [0, 1]
-        Where the pruning phase stands.
+        The progress of the pruning phase.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def linear(progress: float) -> float:
     Parameters
     ----------
     progress : float in [0, 1]
-        Where the pruning phase stands.
+        The progress of the pruning phase.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def cosine(progress: float) -> float:
     Parameters
     ----------
     progress : float in [0, 1]
-        Where the pruning phase stands.
+        The progress of the pruning phase.
 
     Returns
     -------
@@ -150,7 +150,7 @@ class Polynomial(BaseEstimator):
         self.power = power
 
     def __call__(self, progress: float) -> float:
-        """Give the share of the final sparsity that is due at `progress`."""
+        """Compute the share of the final sparsity that is due at `progress`."""
         if not self.power > 0:
             raise ValueError(
                 f"Polynomial(power={self.power!r}): power must be greater than 0."
@@ -179,7 +179,7 @@ class Exponential(BaseEstimator):
         self.rate = rate
 
     def __call__(self, progress: float) -> float:
-        """Give the share of the final sparsity that is due at `progress`."""
+        """Compute the share of the final sparsity that is due at `progress`."""
         if not self.rate > 0:
             raise ValueError(
                 f"Exponential(rate={self.rate!r}): rate must be greater than 0."
@@ -196,7 +196,7 @@ class Cyclic(BaseEstimator):
     Parameters
     ----------
     cycles : int, default=4
-        Number of compressed phases, 1 or more. `n_steps` of the pruner should be a
+        The number of compressed phases, 1 or more. `n_steps` of the pruner should be a
         multiple of ``2 * cycles - 1``, so that events begin the phases.
 
     References
@@ -215,7 +215,7 @@ class Cyclic(BaseEstimator):
         self.cycles = cycles
 
     def __call__(self, progress: float) -> float:
-        """Give 1 in a compressed part, which its end belongs to, and else 0."""
+        """Return 1 in a compressed part, including its end, and else 0."""
         if not (isinstance(self.cycles, Integral) and self.cycles >= 1):
             raise ValueError(
                 f"Cyclic(cycles={self.cycles!r}): cycles must be an int of at least 1."
@@ -233,9 +233,9 @@ class Between(BaseEstimator):
     schedule : str or callable, default="cubic"
         The schedule to stretch: a name, a function or an object.
     begin : float in [0, 1), default=0.0
-        Progress up to which nothing is pruned; 0: `schedule` says what is.
+        The progress up to which nothing is pruned; with 0 `schedule` decides.
     end : float in (0, 1], default=1.0
-        Progress from which the whole sparsity holds. Greater than `begin`.
+        The progress from which the whole sparsity holds; greater than `begin`.
 
     Examples
     --------
@@ -255,7 +255,7 @@ class Between(BaseEstimator):
         self.end = end
 
     def __call__(self, progress: float) -> float:
-        """Give the share of the final sparsity that is due at `progress`."""
+        """Compute the share of the final sparsity that is due at `progress`."""
         numbers = isinstance(self.begin, Real) and isinstance(self.end, Real)
         if not (numbers and 0 <= self.begin < self.end <= 1):
             raise ValueError(
@@ -282,7 +282,7 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
 
 
 def resolve_schedule(schedule: str | Schedule) -> Schedule:
-    """Turn a name into its schedule.
+    """Return the schedule of a name.
 
     Parameters
     ----------
@@ -292,6 +292,7 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     Returns
     -------
     schedule : callable
+        A function from progress to the share of the final sparsity.
 
     Raises
     ------
@@ -311,19 +312,19 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
 
 
 def event_shares(schedule: Schedule, n_steps: int) -> tuple[float, ...]:
-    """Evaluate a schedule at its pruning events, checking what it gives.
+    """Compute the shares of a schedule at its pruning events, and check them.
 
     Parameters
     ----------
     schedule : callable
-        Progress in 0..1 to the share of the final sparsity.
+        The function from progress in 0..1 to the share of the final sparsity.
     n_steps : int
-        Number of events; event i of n is at progress ``i / n``.
+        The number of events; event i of n is at progress ``i / n``.
 
     Returns
     -------
     shares : tuple of float, length `n_steps`
-        Non-decreasing except for falls to exactly 0, ending at exactly 1.
+        The shares. They never decrease, except to exactly 0, and end at exactly 1.
 
     Raises
     ------

@@ -260,7 +260,11 @@ def _check_reachable(budget: Budget, layers: Layers, method: PruningMethod) -> N
         )
 
 
-def asked_to_live(budget: Budget) -> dict[tuple[Any, ...], int]:
+#: The layers that share a number of weights, and the costs that it counts.
+Shared = tuple[tuple[str, ...], tuple[tuple[str, int], ...] | None]
+
+
+def asked_to_live(budget: Budget) -> dict[Shared, int]:
     """Count the weights that may live, by the layers that share them and their unit.
 
     Parameters
