@@ -19,7 +19,7 @@ from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.dense.base import check_fit, transaction
 from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
-from sklearn_sparse_nn.pruning.limits import asked_to_live
+from sklearn_sparse_nn.pruning.limits import counts_to_keep
 from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import WATCHED, PruningRun
@@ -214,7 +214,7 @@ def _begin(pruner: Any, X: Any, y: Any, state: GlobalState, classes: Any) -> Pru
     run.start_masks(request, getattr(pruner, "masks_", None))
     if hasattr(pruner, "net_"):
         run.history = list(pruner.history_)
-        run.counts = asked_to_live(request.budget)
+        run.counts = counts_to_keep(request.budget)
     run.watch(request.needs, run.layers)
     return run
 
@@ -250,7 +250,7 @@ def _prune(run: PruningRun, at_once: Any, *, has_rows: bool) -> None:
     with run.pruning(request):
         if request.plan.events:
             run.prune(Event(Fraction(0), 1.0))
-    run.counts = run.counts | asked_to_live(request.budget)
+    run.counts = run.counts | counts_to_keep(request.budget)
 
 
 def _tell_classes(run: PruningRun) -> None:
@@ -291,7 +291,7 @@ def _check_total(run: PruningRun, budget: Budget, masks: Mapping[str, Tensor]) -
 
     Groups that live together may have left fewer than was asked for.
     """
-    for (names, unit), kept in asked_to_live(budget).items():
+    for (names, unit), kept in counts_to_keep(budget).items():
         alive = sum(int(masks[name].sum()) * budget.cost(name) for name in names)
         if kept > max(alive, run.counts.get((names, unit), 0)):
             size = sum(budget.size(name) for name in names)

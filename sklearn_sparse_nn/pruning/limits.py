@@ -11,10 +11,10 @@ from sklearn_sparse_nn.exceptions import UnknownNameError
 from sklearn_sparse_nn.nets.layers import PrunableLayer, match_layers
 
 __all__ = [
-    "asked_to_live",
     "bind_layers",
     "by_layer",
     "costs_of",
+    "counts_to_keep",
     "make_budget",
 ]
 
@@ -264,7 +264,7 @@ def _check_reachable(budget: Budget, layers: Layers, method: PruningMethod) -> N
 Shared = tuple[tuple[str, ...], tuple[tuple[str, int], ...] | None]
 
 
-def asked_to_live(budget: Budget) -> dict[Shared, int]:
+def counts_to_keep(budget: Budget) -> dict[Shared, int]:
     """Count the weights that may live, by the layers that share them and their unit.
 
     Parameters
