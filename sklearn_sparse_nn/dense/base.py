@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -16,8 +17,10 @@ from sklearn_sparse_nn.runtime.head import shares
 __all__ = [
     "FLOAT_ROWS",
     "NET_ESTIMATORS",
+    "MatrixLike",
     "NetClassifierMixin",
     "NetRegressorMixin",
+    "NetRows",
     "as_net_input",
     "check_fit",
     "check_rows",
@@ -25,12 +28,17 @@ __all__ = [
     "transaction",
 ]
 
+#: An X or y as users have them: arrays, lists, DataFrames, sparse matrices.
+MatrixLike: TypeAlias = ArrayLike | sparse.sparray | sparse.spmatrix
+#: Rows as a net takes them.
+NetRows: TypeAlias = np.ndarray | sparse.csr_matrix
+
 #: What X may be, and what it is converted to, for a net that takes floats.
 FLOAT_ROWS: Mapping[str, Any] = {"accept_sparse": ["csr"], "dtype": np.float32}
 
 
 @contextmanager
-def transaction(estimator: Any) -> Iterator[None]:
+def transaction(estimator: BaseEstimator) -> Iterator[None]:
     """Restore every attribute of an estimator if the code inside fails.
 
     Parameters
@@ -48,7 +56,7 @@ def transaction(estimator: Any) -> Iterator[None]:
 
 
 def refuse_metadata(
-    estimator: Any, method: str, metadata: Mapping[str, Any], takes: str
+    estimator: BaseEstimator, method: str, metadata: Mapping[str, object], takes: str
 ) -> None:
     """Refuse metadata that a method would have to ignore.
 
@@ -84,7 +92,12 @@ def refuse_metadata(
 
 
 def check_fit(
-    estimator: Any, X: Any, y: Any, rules: Mapping[str, Any], *, reset: bool = True
+    estimator: BaseEstimator,
+    X: MatrixLike,
+    y: ArrayLike,
+    rules: Mapping[str, Any],
+    *,
+    reset: bool = True,
 ) -> tuple[Any, np.ndarray]:
     """Check training data by scikit-learn's rules, and convert them.
 
@@ -107,11 +120,15 @@ def check_fit(
     y : ndarray of shape (n_samples,)
     """
     numeric = isinstance(estimator, RegressorMixin)
-    X, y = validate_data(estimator, X, y, reset=reset, y_numeric=numeric, **rules)
-    return _canonical(X), y
+    rows, targets = validate_data(
+        estimator, X, y, reset=reset, y_numeric=numeric, **rules
+    )
+    return _canonical(rows), targets
 
 
-def check_rows(estimator: Any, X: Any, rules: Mapping[str, Any]) -> Any:
+def check_rows(
+    estimator: BaseEstimator, X: MatrixLike, rules: Mapping[str, Any]
+) -> Any:
     """Check rows to predict, and convert them.
 
     Parameters
@@ -156,7 +173,7 @@ class NetClassifierMixin(ClassifierMixin):
         check_is_fitted(self)
         return self.targets_.classes
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: MatrixLike) -> np.ndarray:
         """Estimate class probabilities.
 
         Parameters
@@ -175,7 +192,7 @@ class NetClassifierMixin(ClassifierMixin):
             proba = shares(proba[:, :n_classes])
         return proba
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: MatrixLike) -> np.ndarray:
         """Predict class labels.
 
         Parameters
@@ -208,7 +225,7 @@ class NetRegressorMixin(RegressorMixin):
     def __sklearn_tags__(self) -> Any:
         return _net_tags(super().__sklearn_tags__())
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: MatrixLike) -> np.ndarray:
         """Predict values.
 
         Parameters
@@ -242,6 +259,6 @@ def _canonical(X: Any) -> Any:
     return X
 
 
-def as_net_input(X: Any) -> Any:
+def as_net_input(X: Any) -> NetRows:
     """Return X as skorch takes it: arrays as they are, sparse rows as a csr_matrix."""
     return sparse.csr_matrix(X) if sparse.issparse(X) else X

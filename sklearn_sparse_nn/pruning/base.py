@@ -2,12 +2,15 @@
 
 from typing import Any, ClassVar, Self
 
+from numpy.typing import ArrayLike
 from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn._compat import check_parameters, with_callbacks
+from sklearn_sparse_nn.core.budget import Sparsity
 from sklearn_sparse_nn.dense.base import (
     NET_ESTIMATORS,
+    MatrixLike,
     check_fit,
     refuse_metadata,
 )
@@ -82,7 +85,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
+    def fit(self, X: MatrixLike, y: ArrayLike, **fit_params: object) -> Self:
         """Train a dense net, prune it and fine-tune what is left.
 
         Parameters
@@ -105,13 +108,13 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         return self
 
     @with_callbacks
-    def _fit_on_path(self, X: Any, y: Any, path: OnPath) -> Self:
+    def _fit_on_path(self, X: MatrixLike, y: ArrayLike, path: OnPath) -> Self:
         """Fit as one of the fits of a path; see `fit`."""
         with fit_task(self, X, y, len(PHASES)) as task:
             self._fit(X, y, task, path)
         return self
 
-    def _fit(self, X: Any, y: Any, task: FitTask, path: OnPath) -> None:
+    def _fit(self, X: MatrixLike, y: ArrayLike, task: FitTask, path: OnPath) -> None:
         check_parameters(self)
         source = self.estimator if path.source is None else path.source
         inner = source.estimator if isinstance(source, FrozenEstimator) else None
@@ -156,7 +159,12 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         prune(run, request, progress)
 
     @chunks.by_chunks
-    def prune(self, sparsity: Any = None, X: Any = None, y: Any = None) -> Self:
+    def prune(
+        self,
+        sparsity: Sparsity | None = None,
+        X: MatrixLike | None = None,
+        y: ArrayLike | None = None,
+    ) -> Self:
         """Prune now, between two chunks.
 
         What is zero stays zero in later calls of ``partial_fit``, which fine-tune the

@@ -5,21 +5,26 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
 from torch import Tensor
 
 from sklearn_sparse_nn._compat import check_parameters
-from sklearn_sparse_nn.core.budget import Budget
+from sklearn_sparse_nn.core.budget import Budget, Sparsity
 from sklearn_sparse_nn.core.method import OVER_A_FIT
 from sklearn_sparse_nn.core.plan import Event
-from sklearn_sparse_nn.dense.base import check_fit, transaction
+from sklearn_sparse_nn.dense.base import MatrixLike, NetRows, check_fit, transaction
 from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
+from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
+from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.pruning.limits import counts_to_keep
+from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import WATCHED, PruningRun
@@ -29,7 +34,7 @@ from sklearn_sparse_nn.training.run import ChunkRun, refuse_restoring
 __all__ = ["by_chunks", "partial_fit", "prune"]
 
 # The parameters that say when `fit` prunes; here the caller does.
-_AT_ONCE: Mapping[str, Any] = {
+_AT_ONCE: Mapping[str, str | int] = {
     "schedule": "oneshot",
     "n_steps": 1,
     "dense_epochs": 1,
@@ -38,7 +43,7 @@ _AT_ONCE: Mapping[str, Any] = {
 }
 
 
-def _takes_chunks(pruner: Any) -> bool:
+def _takes_chunks(pruner: Pruner) -> bool:
     """Check that no parameter needs a whole fit; raise AttributeError otherwise.
 
     scikit-learn then takes the method to be missing, as for ``MLPClassifier``.
@@ -56,7 +61,9 @@ def _takes_chunks(pruner: Any) -> bool:
 by_chunks = available_if(_takes_chunks)
 
 
-def partial_fit(pruner: Any, X: Any, y: Any, classes: Any = None) -> None:
+def partial_fit(
+    pruner: Pruner, X: MatrixLike, y: ArrayLike, classes: ArrayLike | None = None
+) -> None:
     """Train a pruner for one epoch on a chunk of rows, under the masks so far.
 
     Parameters
@@ -72,20 +79,22 @@ def partial_fit(pruner: Any, X: Any, y: Any, classes: Any = None) -> None:
     """
     check_parameters(pruner)
     with transaction(pruner):
-        X, y = _check_chunk(pruner, X, y, classes)
+        rows, targets = _check_chunk(pruner, X, y, classes)
         run = _take_up(pruner)
         state = _global_state(pruner, run)
         with state.isolated():
             if run is None:
-                run = _begin(pruner, X, y, state, classes)
+                run = _begin(pruner, rows, targets, state, classes)
             else:
                 _go_on(run, state)
-                run.training.feed(run.format.rows(X), run.format.encode(y))
+                run.training.feed(run.format.rows(rows), run.format.encode(targets))
             _train(pruner, run)
             _finish(pruner, run)
 
 
-def prune(pruner: Any, sparsity: Any, X: Any, y: Any) -> None:
+def prune(
+    pruner: Pruner, sparsity: Sparsity | None, X: MatrixLike | None, y: ArrayLike | None
+) -> None:
     """Prune a pruner's net now, between two chunks.
 
     Parameters
@@ -110,25 +119,26 @@ def prune(pruner: Any, sparsity: Any, X: Any, y: Any) -> None:
             "partial_fit first."
         )
     with transaction(pruner):
-        has_rows = X is not None
-        if has_rows:
-            X, y = _check_chunk(pruner, X, y, None)
+        rows = None
+        if X is not None and y is not None:
+            rows = _check_chunk(pruner, X, y, None)
         run = _take_up(pruner)
         state = _global_state(pruner, run)
         with state.isolated():
-            if run is None:
-                run = _begin(pruner, X, y, state, None)
-            else:
+            if run is not None:
                 _go_on(run, state)
-            if has_rows:
-                run.training.show(run.format.rows(X), run.format.encode(y))
-            _prune(run, at_once, has_rows=has_rows)
+            elif rows is not None:
+                run = _begin(pruner, *rows, state, None)
+            assert run is not None
+            if rows is not None:
+                run.training.show(run.format.rows(rows[0]), run.format.encode(rows[1]))
+            _prune(run, at_once, has_rows=rows is not None)
             _finish(pruner, run)
 
 
-def _at_once(pruner: Any, sparsity: Any = None) -> Any:
+def _at_once(pruner: Pruner, sparsity: Sparsity | None = None) -> Pruner:
     """Build a pruner that prunes now what was asked for; check its parameters."""
-    params = pruner.get_params(deep=False) | _AT_ONCE
+    params = {**pruner.get_params(deep=False), **_AT_ONCE}
     if sparsity is not None:
         params |= {"sparsity": sparsity, "threshold": None, "budget": None}
     at_once = type(pruner)(**params)
@@ -136,7 +146,9 @@ def _at_once(pruner: Any, sparsity: Any = None) -> Any:
     return at_once
 
 
-def _check_chunk(pruner: Any, X: Any, y: Any, classes: Any) -> tuple[Any, np.ndarray]:
+def _check_chunk(
+    pruner: Pruner, X: MatrixLike, y: ArrayLike, classes: ArrayLike | None
+) -> tuple[NetRows, np.ndarray]:
     """Check rows by themselves, and against the chunks before them."""
     first = not hasattr(pruner, "net_")
     own = is_own_net(pruner.estimator) if first else pruner._own_dtype is not None
@@ -147,7 +159,9 @@ def _check_chunk(pruner: Any, X: Any, y: Any, classes: Any) -> tuple[Any, np.nda
     return X, y
 
 
-def _check_classes(pruner: Any, y: np.ndarray, classes: Any, *, first: bool) -> None:
+def _check_classes(
+    pruner: Pruner, y: np.ndarray, classes: ArrayLike | None, *, first: bool
+) -> None:
     """Compare the classes with those of the first call, in scikit-learn's words."""
     known: Any = None if first else pruner.classes_
     if classes is None and first:
@@ -170,18 +184,18 @@ def _check_classes(pruner: Any, y: np.ndarray, classes: Any, *, first: bool) -> 
         )
 
 
-def _source(pruner: Any) -> Any:
+def _source(pruner: Pruner) -> NeuralNet | TabularNet | FrozenEstimator | None:
     """Return where the net comes from: the pruner's own fit, or its estimator."""
     return FrozenEstimator(pruner) if hasattr(pruner, "net_") else pruner.estimator
 
 
-def _take_up(pruner: Any) -> PruningRun | None:
+def _take_up(pruner: Pruner) -> PruningRun | None:
     """Return a copy of the run that the last call put away, if one did."""
     snapshot = getattr(pruner, "_snapshot", None)
     return None if snapshot is None else snapshot.copy()
 
 
-def _global_state(pruner: Any, run: PruningRun | None) -> GlobalState:
+def _global_state(pruner: Pruner, run: PruningRun | None) -> GlobalState:
     parts = pruner.importance, pruner.allocation, pruner.granularity
     used = may_draw(_source(pruner)) or not is_ours(*parts)
     seed = as_seed(pruner.random_state) if run is None else run.global_state.seed
@@ -194,7 +208,13 @@ def _go_on(run: PruningRun, state: GlobalState) -> None:
     state.restore(run.drawn)
 
 
-def _begin(pruner: Any, X: Any, y: Any, state: GlobalState, classes: Any) -> PruningRun:
+def _begin(
+    pruner: Pruner,
+    X: NetRows,
+    y: np.ndarray,
+    state: GlobalState,
+    classes: ArrayLike | None,
+) -> PruningRun:
     """Set training up: a new net, or that of an earlier fit."""
     classes = None if classes is None else unique_labels(classes)
     dense = dense_net(
@@ -219,9 +239,9 @@ def _begin(pruner: Any, X: Any, y: Any, state: GlobalState, classes: Any) -> Pru
     return run
 
 
-def _check_known(targets: Any, classes: np.ndarray) -> None:
+def _check_known(targets: Labels | Values, classes: np.ndarray) -> None:
     """Compare the classes that were given with those that a frozen net knows."""
-    known = targets.classes
+    known = targets.classes if isinstance(targets, Labels) else np.empty(0)
     if not np.array_equal(known, classes):
         raise ValueError(
             f"`classes={classes!r}` is not the same as in the frozen net, was: "
@@ -229,7 +249,7 @@ def _check_known(targets: Any, classes: np.ndarray) -> None:
         )
 
 
-def _train(pruner: Any, run: PruningRun) -> None:
+def _train(pruner: Pruner, run: PruningRun) -> None:
     """Train for one epoch under the masks."""
     _tell_classes(run)
     watched = {name: run.layers[name] for name in run.movement}
@@ -241,7 +261,7 @@ def _train(pruner: Any, run: PruningRun) -> None:
     Progress(pruner.verbose).end_epoch(row, run.net)
 
 
-def _prune(run: PruningRun, at_once: Any, *, has_rows: bool) -> None:
+def _prune(run: PruningRun, at_once: Pruner, *, has_rows: bool) -> None:
     """Carry out one pruning event."""
     _tell_classes(run)
     request = run.request(at_once, max_epochs=1, trained=False)
@@ -259,7 +279,7 @@ def _tell_classes(run: PruningRun) -> None:
         run.net.classes_inferred_ = np.arange(run.format.targets.n_outputs)
 
 
-def _finish(pruner: Any, run: PruningRun) -> None:
+def _finish(pruner: Pruner, run: PruningRun) -> None:
     """Set the fitted attributes, and put the run away."""
     snapshot = run.snapshot()
     run.training.restore_order()
@@ -267,15 +287,15 @@ def _finish(pruner: Any, run: PruningRun) -> None:
 
 
 def _check_statistics(
-    run: PruningRun, request: Request, at_once: Any, *, has_rows: bool
+    run: PruningRun, request: Request, at_once: Pruner, *, has_rows: bool
 ) -> None:
     """Refuse an importance that needs what is not there."""
     said = f"importance={at_once.importance!r}"
-    rows = [name for name in request.needs if name in GATHERED]
-    if rows and not has_rows:
+    gathered = [name for name in request.needs if name in GATHERED]
+    if gathered and not has_rows:
         raise ValueError(
-            f"{said} asks for {', '.join(map(repr, rows))}, which rows of data give: "
-            "call prune(X=..., y=...) with a chunk, or some rows of it."
+            f"{said} asks for {', '.join(map(repr, gathered))}, which rows of data "
+            "give: call prune(X=..., y=...) with a chunk, or some rows of it."
         )
     for name in WATCHED:
         known = getattr(run, name)

@@ -1,8 +1,14 @@
 """The pruner for classification."""
 
-from typing import Any, Self
+from typing import Self
 
-from sklearn_sparse_nn.dense.base import NetClassifierMixin, refuse_metadata
+from numpy.typing import ArrayLike
+
+from sklearn_sparse_nn.dense.base import (
+    MatrixLike,
+    NetClassifierMixin,
+    refuse_metadata,
+)
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier
 from sklearn_sparse_nn.pruning import chunks
 from sklearn_sparse_nn.pruning.base import BasePruner
@@ -160,7 +166,11 @@ class PrunedClassifier(NetClassifierMixin, BasePruner):
 
     @chunks.by_chunks
     def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, **fit_params: Any
+        self,
+        X: MatrixLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        **fit_params: object,
     ) -> Self:
         """Train for one epoch on a chunk of rows, under the masks so far.
 

@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sklearn.frozen import FrozenEstimator
+
 from sklearn_sparse_nn.memory.snapshot import dump, load
 from sklearn_sparse_nn.memory.store import key_of, recall
+from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import WATCHED, PruningRun
@@ -65,8 +68,8 @@ class OnPath:
         Where the dense phase is kept, if all fits of the path start from it.
     """
 
-    source: Any = None
-    later: Sequence[tuple[Any, bool]] = ()
+    source: FrozenEstimator | None = None
+    later: Sequence[tuple[Pruner, bool]] = ()
     dense: SharedDense | None = None
 
 
@@ -101,7 +104,7 @@ def train_dense(run: PruningRun, request: Request, progress: Progress) -> None:
 
 
 def dense_phase(
-    pruner: Any,
+    pruner: Pruner,
     run: PruningRun,
     request: Request,
     progress: Progress,
@@ -141,7 +144,7 @@ def dense_phase(
 
 
 def _from_memory(
-    pruner: Any, run: PruningRun, request: Request, progress: Progress
+    pruner: Pruner, run: PruningRun, request: Request, progress: Progress
 ) -> tuple[Trained, str]:
     def train() -> Trained:
         train_dense(run, request, progress)
@@ -157,12 +160,12 @@ def _from_memory(
     return trained, "memory"
 
 
-def _key(pruner: Any, run: PruningRun, request: Request) -> Key | None:
+def _key(pruner: Pruner, run: PruningRun, request: Request) -> Key | None:
     """Make a key of what the dense phase depends on, and of nothing else."""
     estimator = pruner.estimator or pruner._default_estimator()
     watched = [name for name in WATCHED if name in request.needs]
     used = run.global_state.used
-    drawn: Any = None
+    drawn: int | str | None = None
     if used or estimator.random_state is None:
         # Without a seed any dense net will do, so the one that is there.
         drawn = "any" if pruner.random_state is None else run.global_state.seed

@@ -13,7 +13,12 @@ from sklearn.base import (
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn._compat import CallbackSupportMixin, refuse_dataframe_output
-from sklearn_sparse_nn.dense.base import FLOAT_ROWS, check_rows
+from sklearn_sparse_nn.dense.base import (
+    FLOAT_ROWS,
+    MatrixLike,
+    NetRows,
+    check_rows,
+)
 from sklearn_sparse_nn.dense.source import net_rows
 from sklearn_sparse_nn.export import export_pruner, predicting_model
 from sklearn_sparse_nn.nets.connectivity import (
@@ -47,7 +52,7 @@ class PrunedNet(
         """Tell whether the net to prune is a user's own, before it is fitted."""
         raise NotImplementedError
 
-    def transform(self, X: Any = None, *, format: str = "csr") -> Any:
+    def transform(self, X: MatrixLike | None = None, *, format: str = "csr") -> Any:
         """Give the sparse weights; or, for rows `X`, the last hidden activations.
 
         Parameters
@@ -168,7 +173,7 @@ class PrunedNet(
             )
         return input_importances(chain)
 
-    def _weights(self, format: str) -> dict[str, Any]:
+    def _weights(self, format: str) -> dict[str, object]:
         layers = prunable_layers(self.net_.module_)
         return {
             name: as_sparse(layer, format, self._block)
@@ -182,11 +187,11 @@ class PrunedNet(
             rules |= {"dtype": [np.float32, *_INTEGERS], "allow_nd": True}
         return rules
 
-    def _rows(self, X: Any) -> Any:
+    def _rows(self, X: MatrixLike) -> Any:
         check_is_fitted(self)
         return check_rows(self, X, self._row_rules(self._own_dtype is not None))
 
-    def _outputs(self, method: str, X: Any) -> np.ndarray:
+    def _outputs(self, method: str, X: NetRows) -> np.ndarray:
         model = predicting_model(self) if X.ndim == 2 and X.dtype.kind == "f" else None
         if model is None:
             return getattr(self.net_, method)(net_rows(X, self._own_dtype))

@@ -1,7 +1,9 @@
-"""The constraints on the parameters of the pruners."""
+"""The parameters of the pruners: their constraints, and what functions read of them."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNet
 
@@ -13,12 +15,14 @@ from sklearn_sparse_nn._compat import (
     RealNotInt,
     StrOptions,
 )
+from sklearn_sparse_nn.core.granularity import Granularity
 from sklearn_sparse_nn.core.penalties import PENALTIES
 from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.memory.kept import Kept
 
-__all__ = ["CONSTRAINTS"]
+__all__ = ["CONSTRAINTS", "Pruner"]
 
 _COUNT = Interval(Integral, 0, None, closed="left")
 
@@ -45,3 +49,30 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "random_state": ["random_state"],
     "verbose": ["verbose"],
 }
+
+
+class Pruner(Protocol):
+    """The parameters and fitted attributes of a pruner that functions read.
+
+    Most parameters are read by `resolve_method` alone, from ``get_params``.
+    """
+
+    estimator: NeuralNet | TabularNet | FrozenEstimator | None
+    importance: str | Callable[..., object]
+    allocation: str | Callable[..., object]
+    granularity: str | Granularity
+    memory: object
+    random_state: int | np.random.RandomState | None
+    verbose: int
+    net_: NeuralNet
+    classes_: np.ndarray
+    masks_: Mapping[str, np.ndarray]
+    history_: list[dict[str, float | str]]
+    _own_dtype: np.dtype | None
+    _snapshot: Kept | None
+    _default_estimator: ClassVar[type[TabularNet]]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name."""
+
+    def _row_rules(self, own_net: bool) -> Mapping[str, Any]: ...

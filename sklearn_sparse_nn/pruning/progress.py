@@ -5,18 +5,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import has_callbacks
-from sklearn_sparse_nn.dense.base import transaction
+from sklearn_sparse_nn.dense.base import MatrixLike, transaction
 from sklearn_sparse_nn.nets.seeding import GlobalState
 
-__all__ = ["PHASES", "FitTask", "Progress", "fit_task"]
+__all__ = ["PHASES", "FitTask", "History", "Progress", "Row", "fit_task"]
 
 PHASES = ("dense", "prune", "finetune")
 
-History = list[dict[str, Any]]
-Fitted = Callable[[NeuralNet, History], dict[str, Any]]
+Row = dict[str, float | str]
+History = list[Row]
+Fitted = Callable[[NeuralNet, History], dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,20 @@ class FitTask:
         What ``fit`` was called with, as it was.
     """
 
-    estimator: Any
+    estimator: BaseEstimator
     context: Any
-    X: Any
-    y: Any
+    X: MatrixLike
+    y: ArrayLike
 
-    def arguments(self) -> Mapping[str, Any]:
+    def arguments(self) -> Mapping[str, object]:
         """Return what callbacks are called with."""
         return {"estimator": self.estimator, "X": self.X, "y": self.y}
 
 
 @contextmanager
-def fit_task(estimator: Any, X: Any, y: Any, n_parts: int) -> Iterator[FitTask]:
+def fit_task(
+    estimator: BaseEstimator, X: MatrixLike, y: ArrayLike, n_parts: int
+) -> Iterator[FitTask]:
     """Make a fit a task that callbacks see; undo it if it, or one of them, fails.
 
     Parameters
@@ -115,7 +120,7 @@ class Progress:
         if self._phase is not None:
             self._epoch = self._begin(self._phase, "epoch", 0)
 
-    def end_epoch(self, row: dict[str, Any], net: NeuralNet) -> bool:
+    def end_epoch(self, row: Row, net: NeuralNet) -> bool:
         """Report an epoch that has ended.
 
         Parameters
@@ -161,7 +166,7 @@ class Progress:
             )
         return bool(stop)
 
-    def _arguments(self) -> Mapping[str, Any]:
+    def _arguments(self) -> Mapping[str, object]:
         return {} if self._task is None else self._task.arguments()
 
     def _preserved(self) -> AbstractContextManager[None]:
@@ -169,7 +174,7 @@ class Progress:
         return nullcontext() if state is None else state.preserved()
 
 
-def _print_row(row: dict[str, Any]) -> None:
+def _print_row(row: Row) -> None:
     scores = "  ".join(
         f"{key} {value:.4g}"
         for key, value in row.items()

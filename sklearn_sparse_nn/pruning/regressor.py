@@ -1,8 +1,14 @@
 """The pruner for regression."""
 
-from typing import Any, Self
+from typing import Self
 
-from sklearn_sparse_nn.dense.base import NetRegressorMixin, refuse_metadata
+from numpy.typing import ArrayLike
+
+from sklearn_sparse_nn.dense.base import (
+    MatrixLike,
+    NetRegressorMixin,
+    refuse_metadata,
+)
 from sklearn_sparse_nn.dense.tabular import TabularNetRegressor
 from sklearn_sparse_nn.pruning import chunks
 from sklearn_sparse_nn.pruning.base import BasePruner
@@ -156,7 +162,7 @@ class PrunedRegressor(NetRegressorMixin, BasePruner):
     _default_estimator = TabularNetRegressor
 
     @chunks.by_chunks
-    def partial_fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
+    def partial_fit(self, X: MatrixLike, y: ArrayLike, **fit_params: object) -> Self:
         """Train for one epoch on a chunk of rows, under the masks so far.
 
         The first call builds the net, dense; ``prune`` makes it sparse between two

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sklearn_sparse_nn.core.granularity import Block
 from sklearn_sparse_nn.core.plan import Event
+from sklearn_sparse_nn.dense.base import NetRows
 from sklearn_sparse_nn.dense.source import DenseNet, NetFormat
 from sklearn_sparse_nn.memory.kept import Kept, keep
 from sklearn_sparse_nn.nets.copies import (
@@ -24,6 +25,9 @@ from sklearn_sparse_nn.nets.copies import (
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import GlobalState
 from sklearn_sparse_nn.pruning.events import PruningEvents
+from sklearn_sparse_nn.pruning.limits import Shared
+from sklearn_sparse_nn.pruning.parameters import Pruner
+from sklearn_sparse_nn.pruning.progress import History, Row
 from sklearn_sparse_nn.pruning.request import Request, resolve_request
 from sklearn_sparse_nn.statistics.shape import NetShape, shape_of
 from sklearn_sparse_nn.training.holding import MaskHolder
@@ -34,10 +38,10 @@ from sklearn_sparse_nn.training.run import (
     drop_training_state,
 )
 
-__all__ = ["FITTED", "WATCHED", "History", "PruningRun"]
+__all__ = ["FITTED", "WATCHED", "PruningRun"]
 
-History = list[dict[str, Any]]
 Masks = Mapping[str, Tensor]
+Fitted = dict[str, object]
 
 #: What importances want to know of the training, and can only be watched.
 WATCHED = ("initial", "movement")
@@ -114,8 +118,8 @@ class PruningRun:
     format: NetFormat
     shape: NetShape
     frozen: bool
-    X: Any
-    y: Any
+    X: NetRows | None
+    y: np.ndarray | None
     global_state: GlobalState
     generator: torch.Generator
     training: Any = None
@@ -126,7 +130,7 @@ class PruningRun:
     initial: dict[str, Tensor] = field(default_factory=dict)
     movement: dict[str, Tensor] = field(default_factory=dict)
     block: tuple[int, int] | None = None
-    counts: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    counts: dict[Shared, int] = field(default_factory=dict)
     drawn: Any = None
     holder: MaskHolder | None = field(default=None, init=False)
     events: PruningEvents | None = field(default=None, init=False)
@@ -170,7 +174,11 @@ class PruningRun:
         return "dense" if dense else "finetune"
 
     def request(
-        self, pruner: Any, *, max_epochs: int | None = None, trained: bool | None = None
+        self,
+        pruner: Pruner,
+        *,
+        max_epochs: int | None = None,
+        trained: bool | None = None,
     ) -> Request:
         """Resolve what a pruner's parameters ask of this net.
 
@@ -217,7 +225,9 @@ class PruningRun:
         else:
             self.masks = _all_alive(request.layers)
 
-    def watch(self, needs: tuple[str, ...], layers: Mapping[str, PrunableLayer]) -> Any:
+    def watch(
+        self, needs: tuple[str, ...], layers: Mapping[str, PrunableLayer]
+    ) -> AbstractContextManager[object]:
         """Remember what importances need of the training, from now on.
 
         Parameters
@@ -311,7 +321,7 @@ class PruningRun:
 
     def train(
         self, phase: str, before_batch: Callable[[Fraction], None] | None = None
-    ) -> dict[str, Any]:
+    ) -> Row:
         """Train for one epoch, and append its row to the history.
 
         Parameters
@@ -332,7 +342,11 @@ class PruningRun:
             self.holder.apply()  # a callback may have loaded other weights
         self.go_on = self.training.epoch(phase, before_batch)
         sparsity = 0.0 if self.holder is None else self.holder.sparsity()
-        row = {"phase": phase, "epoch": len(self.history) + 1, "sparsity": sparsity}
+        row: Row = {
+            "phase": phase,
+            "epoch": len(self.history) + 1,
+            "sparsity": sparsity,
+        }
         recorded = self.net.history[-1].items()
         row |= {key: value for key, value in recorded if _is_record(key, value)}
         self.history.append(row)
@@ -356,7 +370,7 @@ class PruningRun:
             setattr(self, name, trained[name])
         self.global_state.restore(trained["drawn"])
 
-    def fitted(self, snapshot: Kept | None = None) -> dict[str, Any]:
+    def fitted(self, snapshot: Kept | None = None) -> Fitted:
         """Make the fitted attributes of a pruner; the net is done with training.
 
         Parameters
@@ -373,7 +387,7 @@ class PruningRun:
         spare_global_rng(self.net)
         return self._attributes(self.net, snapshot)
 
-    def fitted_so_far(self, net: NeuralNet, history: History) -> dict[str, Any]:
+    def fitted_so_far(self, net: NeuralNet, history: History) -> Fitted:
         """Make the fitted attributes as if training stopped now; the net is copied.
 
         Parameters
@@ -418,7 +432,7 @@ class PruningRun:
 
     def _attributes(
         self, net: NeuralNet, snapshot: Kept | None, masks: Masks | None = None
-    ) -> dict[str, Any]:
+    ) -> Fitted:
         masks = self.masks if masks is None else masks
         layers = prunable_layers(net.module_)
         zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
@@ -455,7 +469,7 @@ def _block_of(request: Request) -> tuple[int, int] | None:
     return (part.rows, part.columns) if isinstance(part, Block) else None
 
 
-def _is_record(key: str, value: Any) -> bool:
+def _is_record(key: str, value: object) -> bool:
     """Check whether a value is a score or a loss of an epoch, not a count."""
     bookkeeping = key == "epoch" or key.endswith("_batch_count")
     return not bookkeeping and isinstance(value, Real) and not isinstance(value, bool)
