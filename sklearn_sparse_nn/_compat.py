@@ -25,13 +25,13 @@ try:
 except ImportError:  # before scikit-learn 1.9
 
     class _NoContext:
-        """Stands for a task that nobody hears of."""
+        """A task without callbacks."""
 
         def __getattr__(self, name: str) -> Any:
             return lambda **kwargs: False
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands for scikit-learn's, which this version does not have."""
+        """A mixin in place of scikit-learn's, which this version does not have."""
 
         def _init_callback_context(self, **kwargs: Any) -> Any:
             return _NoContext()
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def with_callbacks(method: Method) -> Method:
-    """Let scikit-learn's callbacks follow a ``fit``, whose type stays what it is.
+    """Connect a ``fit`` to scikit-learn's callbacks; its type stays what it is.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def with_callbacks(method: Method) -> Method:
 
 
 def fit_context(estimator: Any) -> Any:
-    """Give the task of a fit that is under way.
+    """Return the task of a fit that is under way.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def fit_context(estimator: Any) -> Any:
 
 
 def has_callbacks(estimator: Any) -> bool:
-    """Tell whether callbacks were set on an estimator, or handed down to it.
+    """Check whether callbacks were set on an estimator, or passed down to it.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def check_parameters(estimator: Any) -> None:
     Parameters
     ----------
     estimator : estimator
-        Its class has ``_parameter_constraints``.
+        An estimator whose class has ``_parameter_constraints``.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def _allows_bool(constraints: Any) -> bool:
 
 
 class _Bool:
-    """Stands for a bool where none is allowed: of no valid type, same repr."""
+    """A bool where none is allowed: of no valid type, with the same repr."""
 
     def __init__(self, value: bool) -> None:
         self.value = value
@@ -143,12 +143,12 @@ class _Bool:
 
 
 def refuse_dataframe_output(estimator: Any) -> None:
-    """Say so if a DataFrame was asked for where the output is sparse.
+    """Raise an error if a DataFrame was requested where the output is sparse.
 
     Parameters
     ----------
     estimator : estimator
-        Its ``set_output``, or scikit-learn's configuration, may ask for a DataFrame.
+        A transformer; ``set_output`` or scikit-learn's configuration may request one.
 
     Raises
     ------

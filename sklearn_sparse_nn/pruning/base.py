@@ -210,7 +210,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
 
 
 def _check_requests(run: PruningRun, requests: list[Request]) -> None:
-    """Begin training; refuse what cannot be done, now or later on a path."""
+    """Start training; refuse what cannot be done, now or later on a path."""
     if any(request.distill.weight for request in requests):
         check_distillable(run.net)
     run.start_training()

@@ -73,7 +73,7 @@ def partial_fit(
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
         The chunk.
     y : array-like of shape (n_samples,)
-        Its targets.
+        The targets of its rows.
     classes : array-like of shape (n_classes,) or None, default=None
         All labels that there will be.
     """
@@ -203,7 +203,7 @@ def _global_state(pruner: Pruner, run: PruningRun | None) -> GlobalState:
 
 
 def _go_on(run: PruningRun, state: GlobalState) -> None:
-    """Go on where the last call stopped."""
+    """Restore the global generators to where the last call stopped."""
     run.global_state = state
     state.restore(run.drawn)
 
@@ -215,7 +215,7 @@ def _begin(
     state: GlobalState,
     classes: ArrayLike | None,
 ) -> PruningRun:
-    """Set training up: a new net, or that of an earlier fit."""
+    """Start a run: with a new net, or with that of an earlier fit."""
     classes = None if classes is None else unique_labels(classes)
     dense = dense_net(
         _source(pruner),

@@ -185,7 +185,7 @@ class PrunedClassifier(NetClassifierMixin, BasePruner):
         all rows.
 
         Epochs, `schedule`, `n_steps` and `memory` are of ``fit`` alone, and so are
-        scikit-learn's callbacks; a skorch callback's wish to stop is not heard.
+        scikit-learn's callbacks; a skorch callback cannot end training.
 
         Parameters
         ----------

@@ -65,7 +65,7 @@ class OnPath:
         Pruners that go on from this fit's net, each with whether it is trained for
         them. What they ask for and cannot have is refused before any training.
     dense : SharedDense or None, default=None
-        Where the dense phase is kept, if all fits of the path start from it.
+        The store of the dense phase, if all fits of the path start from it.
     """
 
     source: FrozenEstimator | None = None
@@ -124,7 +124,7 @@ def dense_phase(
     progress : Progress
         Reports every epoch, or that the phase was found.
     shared : SharedDense or None, default=None
-        Asked before the store, and given a copy.
+        The dense phase of the path: tried before the store, and filled where empty.
     """
     if not request.plan.dense_epochs:
         train_dense(run, request, progress)

@@ -33,7 +33,7 @@ class PruningEvents:
     net : skorch.NeuralNet
         The net in training.
     training : TrainingRun
-        Its run; statistics are gathered over its training rows.
+        The training run of the net; statistics are gathered over its rows.
     holder : MaskHolder
         Holds the masks from an event on.
     request : Request

@@ -1,4 +1,4 @@
-"""What a fitted pruner can do: give weights, predict, report, export."""
+"""The methods of a fitted pruner: weights, predictions, report, export."""
 
 from typing import Any
 
@@ -49,11 +49,11 @@ class PrunedNet(
     """An estimator whose net is sparse once it is fitted; not for use by itself."""
 
     def _has_own_net(self) -> bool:
-        """Tell whether the net to prune is a user's own, before it is fitted."""
+        """Check whether the net to prune is a user's own, before it is fitted."""
         raise NotImplementedError
 
     def transform(self, X: MatrixLike | None = None, *, format: str = "csr") -> Any:
-        """Give the sparse weights; or, for rows `X`, the last hidden activations.
+        """Return the sparse weights; or, for rows `X`, the last hidden activations.
 
         Parameters
         ----------

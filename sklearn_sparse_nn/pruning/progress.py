@@ -126,7 +126,7 @@ class Progress:
         Parameters
         ----------
         row : dict
-            Its row of the history.
+            The epoch's row of the history.
         net : skorch.NeuralNet
             The net as it is now.
 

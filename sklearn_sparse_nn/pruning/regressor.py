@@ -176,7 +176,7 @@ class PrunedRegressor(NetRegressorMixin, BasePruner):
         sample of all rows.
 
         Epochs, `schedule`, `n_steps` and `memory` are of ``fit`` alone, and so are
-        scikit-learn's callbacks; a skorch callback's wish to stop is not heard.
+        scikit-learn's callbacks; a skorch callback cannot end training.
 
         Parameters
         ----------

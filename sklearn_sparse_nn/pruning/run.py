@@ -84,7 +84,7 @@ class PruningRun:
     format : NetFormat
         How it takes rows and targets.
     shape : NetShape
-        Its last layer, and how often its weights are used.
+        The last layer of the net, and how often its weights are used.
     frozen : bool
         Whether it came trained.
     X, y : arrays or None
@@ -94,7 +94,7 @@ class PruningRun:
     generator : torch.Generator
         The source of all that is random in pruning.
     training : TrainingRun or None, default=None
-        Its training, once that has begun.
+        The training of the net, once that has begun.
     masks : dict of layer name to bool Tensor of shape (out, in, ...), default={}
         The weights that live.
     history : list of dict, default=[]
@@ -137,14 +137,14 @@ class PruningRun:
 
     @classmethod
     def begin(cls, dense: DenseNet, global_state: GlobalState) -> Self:
-        """Begin a run with a net that is not trained yet, or comes trained.
+        """Build a run around a net that is not trained yet, or comes trained.
 
         Parameters
         ----------
         dense : DenseNet
             The net, and training data in its format.
         global_state : GlobalState
-            Its seed seeds everything in the run.
+            The global generators; their seed seeds everything in the run.
 
         Returns
         -------
@@ -206,7 +206,7 @@ class PruningRun:
         )
 
     def start_training(self, kind: type[TrainingRun] = TrainingRun) -> None:
-        """Begin the training run, over all rows or over chunks of rows."""
+        """Start the training run, over all rows or over chunks of rows."""
         self.training = kind(self.net, self.X, self.y)
 
     def start_masks(
@@ -267,7 +267,7 @@ class PruningRun:
 
     @contextmanager
     def pruning(self, request: Request) -> Iterator[PruningEvents]:
-        """Hold the masks around training in which pruning events come."""
+        """Hold the masks around training, and open it for pruning events."""
         self.block = _block_of(request)
         with (
             self.held(request.layers) as holder,
@@ -365,7 +365,7 @@ class PruningRun:
         return made | {"drawn": self.global_state.copy()}
 
     def take_up(self, trained: Mapping[str, Any]) -> None:
-        """Go on from a dense phase that `trained` returned elsewhere."""
+        """Continue from a dense phase that `trained` returned elsewhere."""
         for name in _TRAINED:
             setattr(self, name, trained[name])
         self.global_state.restore(trained["drawn"])
@@ -408,7 +408,7 @@ class PruningRun:
         return self._attributes(twin, None, masks) | {"history_": history}
 
     def snapshot(self) -> Kept:
-        """Put the run away as bytes, without its rows.
+        """Build a copy of the run as bytes, without its rows.
 
         Returns
         -------
