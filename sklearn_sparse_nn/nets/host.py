@@ -25,6 +25,7 @@ __all__ = [
     "drop_optimizers",
     "has_forward_hooks",
     "has_global_forward_hooks",
+    "inner_schedulers",
     "mark_as_scheduled",
     "n_forward_hooks",
     "optimizers",
@@ -176,3 +177,17 @@ def mark_as_scheduled(optimizer: torch.optim.Optimizer) -> None:
 
     watched._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
     optimizer.step = watched  # type: ignore[method-assign]
+
+
+def inner_schedulers(scheduler: Any) -> list[Any]:
+    """Return a learning-rate schedule of torch, and all that it is made of.
+
+    Examples
+    --------
+    >>> from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR
+    >>> optimizer = torch.optim.SGD([torch.zeros(1)])
+    >>> len(inner_schedulers(ChainedScheduler([ConstantLR(optimizer)])))
+    2
+    """
+    inner = getattr(scheduler, "_schedulers", ())
+    return [scheduler, *(part for one in inner for part in inner_schedulers(one))]

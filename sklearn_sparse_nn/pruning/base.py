@@ -51,6 +51,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         dense_epochs: int | None = None,
         prune_epochs: int = 10,
         finetune_epochs: int = 10,
+        finetune_lr: float = 1.0,
         rewind: Any = None,
         regrow: Any = None,
         penalty: str | None = None,
@@ -73,6 +74,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         self.dense_epochs = dense_epochs
         self.prune_epochs = prune_epochs
         self.finetune_epochs = finetune_epochs
+        self.finetune_lr = finetune_lr
         self.rewind = rewind
         self.regrow = regrow
         self.penalty = penalty

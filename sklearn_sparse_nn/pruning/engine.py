@@ -11,6 +11,7 @@ from sklearn_sparse_nn.pruning.progress import PHASES, Progress
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import PruningRun
 from sklearn_sparse_nn.training.distillation import Distill
+from sklearn_sparse_nn.training.rates import scale_learning_rates
 from sklearn_sparse_nn.training.rewinding import Beginning
 from sklearn_sparse_nn.training.run import TrainingRun
 
@@ -135,6 +136,7 @@ class _Engine:
     def _fine_tuning(self) -> None:
         if self.plan.finetune_epochs:
             self.run.training.forget_best()
+            scale_learning_rates(self.run.net, self.request.method.given["finetune_lr"])
             self._train("finetune", self.plan.finetune_epochs)
 
     def _finish(self) -> None:

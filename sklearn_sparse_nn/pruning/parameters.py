@@ -38,6 +38,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "dense_epochs": [_COUNT, None],
     "prune_epochs": [_COUNT],
     "finetune_epochs": [_COUNT],
+    "finetune_lr": [Interval(Real, 0, None, closed="neither")],
     "rewind": [StrOptions({"weights", "learning_rate"}), Rewind, None],
     "regrow": [str, Regrow, None],
     "penalty": [StrOptions(set(PENALTIES)), None],

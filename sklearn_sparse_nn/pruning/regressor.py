@@ -80,6 +80,9 @@ class PrunedRegressor(NetRegressorMixin, BasePruner):
     finetune_epochs : int, default=10
         The number of epochs under the final masks. The net's own early stopping can end
         this phase and the dense one early, but not the pruning phase.
+    finetune_lr : float, default=1.0
+        The factor on the learning rate in fine-tuning, above 0; schedules are scaled
+        too. Han et al. (2015) train on at 0.1.
     rewind : {"weights", "learning_rate"}, Rewind or None, default=None
         What is put back to its beginning before fine-tuning: the learning rate and its
         schedule, or these and the weights that are kept. ``Rewind("weights", epoch=2)``
