@@ -87,6 +87,9 @@ A function or object may declare facts about its scores, as attributes that are 
 
 {table(("name", "what it does", "source"), allocations)}
 
+An allocation of your own that has no use for scores below 0 may declare
+`unsigned_only = True`, as `lamp` does.
+
 ## `schedule`: when how much is pruned
 
 {table(("name", "what it does", "source"), schedules)}
