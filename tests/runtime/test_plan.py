@@ -21,7 +21,7 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from sklearn_sparse_nn.runtime.kernels import layout
-from sklearn_sparse_nn.runtime.kernels.plan import choose
+from sklearn_sparse_nn.runtime.kernels.plan import _shared_columns, choose
 from sklearn_sparse_nn.runtime.kernels.program import (
     aligned,
     make_program,
@@ -215,3 +215,16 @@ def test_with_choice_changes_one_layer_alone():
     assert other.choices[1].dense_limit == plan.choices[1].dense_limit
     assert other.choices[0] is plan.choices[0]
     assert plan.choices[1].panel != 5
+
+
+@explore
+@given(nets())
+def test_the_columns_of_four_rows_are_counted_once(graph):
+    for op in graph.layers:
+        starts = op.weight.indptr[::4]
+        expected = [
+            len(np.unique(op.weight.indices[start:end]))
+            for start, end in pairwise(starts)
+        ]
+        firsts = np.arange(op.weight.shape[0] // 4) * 4
+        assert _shared_columns(op.weight, firsts).tolist() == expected[: len(firsts)]

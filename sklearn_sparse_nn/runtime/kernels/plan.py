@@ -1,4 +1,4 @@
-"""How a net is run: a deterministic choice by cost.
+"""The plan by which a net is run: a deterministic choice by cost.
 
 Costs are cycles, counted from the loads and multiplications of an entry on a machine
 with 512-bit vectors; only their ratios matter. `SparseModel.tune` measures instead.
@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from sklearn_sparse_nn.runtime.graph import Graph
 from sklearn_sparse_nn.runtime.kernels import layout as at
@@ -29,51 +31,52 @@ SLICE_COLUMNS = 2**16 - 1  # one number is left for the padding
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """How one layer is run.
+    """The way in which one layer is run.
 
     Parameters
     ----------
     panel : int
-        Columns of a panel, for tiles of 64 rows.
+        The number of columns of a panel, for tiles of 64 rows.
     grouped : ndarray of shape (n_out // 4,), bool
-        Fours of output rows that share their columns, for tiles of 64 rows.
+        The fours of output rows that share their columns, for tiles of 64 rows.
     dense_limit : int
-        Up to so many rows are multiplied with all weights; 0 for none.
+        The largest number of rows that are multiplied with all weights; 0 for none.
     """
 
     panel: int
-    grouped: Any
+    grouped: NDArray[np.bool_]
     dense_limit: int
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How a net is run.
+    """The way in which a net is run.
 
     Parameters
     ----------
     choices : tuple of Choice
-        Of the linear layers, in order.
+        The choices for the linear layers, in order.
     single_limit : int
-        Up to so many rows are run one by one, if no layer is too wide for that.
+        The largest number of rows that are run one by one, if no layer is too wide for
+        that.
     """
 
     choices: tuple[Choice, ...]
     single_limit: int
 
     def with_choice(self, i: int, **changes: Any) -> "Plan":
-        """Give the plan with something else for layer `i`."""
+        """Return the plan with another choice for layer `i`."""
         new = list(self.choices)
         new[i] = replace(new[i], **changes)
         return replace(self, choices=tuple(new))
 
     def with_single_limit(self, n: int) -> "Plan":
-        """Give the plan with another limit for single rows."""
+        """Return the plan with another limit for single rows."""
         return replace(self, single_limit=n)
 
 
 def choose(graph: Graph) -> Plan:
-    """Choose by counting.
+    """Choose the plan of a net by counting.
 
     Parameters
     ----------
@@ -104,9 +107,13 @@ def cycles(graph: Graph, plan: Plan, n: int) -> float:
     graph : Graph
         The net.
     plan : Plan
-        How it is run.
+        The way in which it is run.
     n : int
-        1 to 64.
+        The number of rows, 1 to 64.
+
+    Returns
+    -------
+    cycles : float
     """
     pairs = zip((op.weight for op in graph.layers), plan.choices, strict=True)
     if n > at.WIDE // 2:
@@ -116,7 +123,8 @@ def cycles(graph: Graph, plan: Plan, n: int) -> float:
     return sum(_cost(w, n, choice) for w, choice in pairs)
 
 
-def _choice(weight: Any) -> Choice:
+def _choice(weight: csr_array) -> Choice:
+    """Choose how a layer is run."""
     n_out, n_in = weight.shape
     density = max(weight.nnz / max(1, n_out * n_in), 1e-9)
     panel = int(max(_LEAST_PANEL, min(n_in, _PANEL_COLUMNS / density)))
@@ -129,38 +137,44 @@ def _choice(weight: Any) -> Choice:
     return Choice(panel, _worth_grouping(weight), limit)
 
 
-def _cost(weight: Any, n: int, choice: Choice) -> float:
-    """Give the cycles of `n` rows, up to 32, through a layer."""
+def _cost(weight: csr_array, n: int, choice: Choice) -> float:
+    """Count the cycles of `n` rows, up to 32, through a layer."""
     return (dense_cost if n <= choice.dense_limit else sparse_cost)(weight, n)
 
 
-def _worth_grouping(weight: Any) -> Any:
+def _worth_grouping(weight: csr_array) -> NDArray[np.bool_]:
     """Find the fours of rows that are cheaper with the columns of all four."""
-    n_out, n_in = weight.shape
-    n_groups = n_out // GROUP
+    n_groups = weight.shape[0] // GROUP
     counts = np.diff(weight.indptr)[: n_groups * GROUP].reshape(-1, GROUP)
     alone = counts.sum(axis=1) * _PER_COLUMN + GROUP * _ROW
     # The four need at least the columns of the longest.
-    hopeful = alone > counts.max(axis=1, initial=0) * _PER_GROUP_COLUMN + _GROUP
-    if not hopeful.any():
-        return hopeful
-    groups = np.repeat(np.arange(n_groups), counts.sum(axis=1))
-    columns = weight.indices[: len(groups)].astype(np.int64)
-    keep = hopeful[groups]
-    keys = np.unique(groups[keep] * n_in + columns[keep])
-    shared = np.bincount(keys // n_in, minlength=n_groups)
-    return hopeful & (alone > shared * _PER_GROUP_COLUMN + _GROUP)
+    hopeful: NDArray[np.bool_] = (
+        alone > counts.max(axis=1, initial=0) * _PER_GROUP_COLUMN + _GROUP
+    )
+    shared = np.zeros(n_groups)
+    shared[hopeful] = _shared_columns(weight, np.flatnonzero(hopeful) * GROUP)
+    hopeful &= alone > shared * _PER_GROUP_COLUMN + _GROUP
+    return hopeful
 
 
-def sparse_cost(weight: Any, n: int) -> float:
-    """Give the cycles of `n` rows, up to 32, through a layer's slices."""
+def _shared_columns(weight: csr_array, firsts: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Count the columns that any of four rows has, for fours with these first rows."""
+    ones = np.ones(weight.nnz, dtype=np.int8)
+    pattern = csr_array((ones, weight.indices, weight.indptr), shape=weight.shape)
+    a, b, c, d = (pattern[firsts + i] for i in range(GROUP))
+    counts: NDArray[np.int32] = np.diff(((a + b) + (c + d)).indptr)
+    return counts
+
+
+def sparse_cost(weight: csr_array, n: int) -> float:
+    """Count the cycles of `n` rows, up to 32, through a layer's slices."""
     tile = 1 if n == 1 else next(t for t in (8, 16, 32) if n <= t)
     longest = np.sort(np.diff(weight.indptr))[::-1][::LANES]
     return float(longest.sum() * _PER_STEP[tile] + len(longest) * _SLICE[tile])
 
 
-def dense_cost(weight: Any, n: int) -> float:
-    """Give the cycles of `n` rows, up to 32, through all weights of a layer."""
+def dense_cost(weight: csr_array, n: int) -> float:
+    """Count the cycles of `n` rows, up to 32, through all weights of a layer."""
     n_out, n_in = weight.shape
     fours, rest = divmod(n, 4)
     cycles = fours * _PER_DENSE[4] + _PER_DENSE[rest]
