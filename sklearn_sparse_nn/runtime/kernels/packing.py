@@ -1,10 +1,13 @@
-"""From CSR to what the kernels read: entries for tiles, slices for single rows."""
+"""The packing of CSR weights: entries for tiles, slices for single rows."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from sklearn_sparse_nn.runtime.graph import Floats
 from sklearn_sparse_nn.runtime.kernels.layout import (
     ACCUMULATE,
     GROUP,
@@ -23,71 +26,76 @@ __all__ = [
     "pack_tiles",
 ]
 
+Ints: TypeAlias = NDArray[np.integer[Any]]
 _NARROW = 2**16  # columns within a panel are uint16
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """A layer for tiles of rows.
+    """A layer packed for tiles of rows.
 
     Parameters
     ----------
     entries : ndarray of shape (n_entries, 4), int32
-        Output row, number of columns, flags, first column of the panel.
+        The output row, number of columns, flags, and first column of the panel.
     weights : ndarray, float32
-        Entry by entry, column by column; four together in groups.
+        The weights by entry, then by column; four together in groups.
     columns : ndarray, uint16
-        Entry by entry, counted from the panel's first.
+        The columns by entry, counted from the panel's first.
     """
 
-    entries: Any
-    weights: Any
-    columns: Any
+    entries: Ints
+    weights: Floats
+    columns: Ints
 
 
 @dataclass(frozen=True)
 class Slices:
-    """A layer for single rows and narrow tiles: 16 outputs interleaved.
+    """A layer packed for single rows and narrow tiles: 16 outputs interleaved.
 
     Parameters
     ----------
     counts : ndarray of shape (n_slices,), int
-        Steps of every slice, the longest first.
+        The number of steps of every slice, the longest first.
     weights : ndarray of shape (n_steps * 16,), float32
-        Step by step; 0 where an output has no more columns.
+        The weights by step; 0 where an output has no more columns.
     columns : ndarray of shape (n_steps * 16,), uint16
-        Beside them; the number of inputs, where a zero stands, for no more.
+        The columns of the weights; where there is none, the number of inputs, where a
+        zero stands.
     order : ndarray of shape (n_slices * 16,), int
-        Output of every place; the number of outputs for none.
+        The output of every place; the number of outputs for none.
     bias : ndarray of shape (n_slices * 16,), float32
-        In that order.
+        The bias in that order.
     """
 
-    counts: Any
-    weights: Any
-    columns: Any
-    order: Any
-    bias: Any
+    counts: Ints
+    weights: Floats
+    columns: Ints
+    order: Ints
+    bias: Floats
 
 
-def pack_tiles(weight: Any, panel: int, grouped: Any, *, relu: bool) -> Tiles:
+def pack_tiles(
+    weight: csr_array, panel: int, grouped: NDArray[np.bool_], *, relu: bool
+) -> Tiles:
     """Cut a weight into panels of columns, and those into entries.
 
     Parameters
     ----------
     weight : csr_array of shape (n_out, n_in), float32
-        Canonical.
+        The weight in canonical form.
     panel : int
-        Columns of a panel, at least 1: a panel's slice of the tile stays in L1.
+        The number of columns of a panel, at least 1, so few that a panel's part of the
+        tile stays in L1.
     grouped : ndarray of shape (n_out // 4,), bool
-        Which fours of rows share their columns.
+        The fours of rows that share their columns.
     relu : bool
         Whether the last entry of a row clips at zero.
 
     Returns
     -------
     tiles : Tiles
-        Every row's columns rise from entry to entry.
+        The packed weight; a row's columns rise from entry to entry.
     """
     n_out, n_in = weight.shape
     rows = np.repeat(np.arange(n_out), np.diff(weight.indptr))
@@ -121,17 +129,17 @@ def pack_tiles(weight: Any, panel: int, grouped: Any, *, relu: bool) -> Tiles:
 
 
 def _row_entries(
-    rows: Any, columns: Any, data: Any, members: Any, panel: int, relu: bool
+    rows: Ints, columns: Ints, data: Floats, members: Ints, panel: int, relu: bool
 ) -> Tiles:
-    """Make entries of one output row each, panel by panel."""
+    """Build entries of one output row each, panel by panel."""
     panels = columns // panel
     order = np.argsort(panels, kind="stable")
     entries = _entries(rows, panels, members, panel, relu)
     return Tiles(entries, data[order], columns[order] - panels[order] * panel)
 
 
-def _entries(units: Any, panels: Any, members: Any, panel: int, relu: bool) -> Any:
-    """Count the columns of every unit in every panel; say which come first and last."""
+def _entries(units: Ints, panels: Ints, members: Ints, panel: int, relu: bool) -> Ints:
+    """Count the columns of every unit by panel; mark its first and last entry."""
     n_panels = int(panels.max(initial=0)) + 1
     place = np.zeros(int(members.max(initial=-1)) + 1, dtype=np.int64)
     place[members] = np.arange(len(members))
@@ -148,13 +156,18 @@ def _entries(units: Any, panels: Any, members: Any, panel: int, relu: bool) -> A
 
 
 def _group_entries(
-    rows: Any, columns: Any, data: Any, grouped: Any, n_in: int, relu: bool
+    rows: Ints,
+    columns: Ints,
+    data: Floats,
+    grouped: NDArray[np.bool_],
+    n_in: int,
+    relu: bool,
 ) -> Tiles:
-    """Make entries of four output rows each, with the columns that any of them has."""
+    """Build entries of four output rows each, with the columns that any of them has."""
     groups = np.flatnonzero(grouped)
     if not len(groups):
         none = np.zeros(0, dtype=np.int64)
-        return Tiles(np.zeros((0, 4), dtype=np.int64), none, none)
+        return Tiles(none.reshape(0, 4), np.zeros(0, dtype=np.float32), none)
     keys, place = np.unique(rows // GROUP * n_in + columns, return_inverse=True)
     weights = np.zeros((len(keys), GROUP), dtype=np.float32)
     weights[place, rows % GROUP] = data
@@ -173,15 +186,15 @@ def _group_entries(
     return Tiles(entries, weights[order].ravel(), columns)
 
 
-def pack_slices(weight: Any, bias: Any) -> Slices:
+def pack_slices(weight: csr_array, bias: Floats) -> Slices:
     """Interleave a layer's outputs by sixteen (SELL-16).
 
     Parameters
     ----------
     weight : csr_array of shape (n_out, n_in), float32
-        Canonical, with fewer than 65,536 columns.
+        The weight in canonical form, with fewer than 65,536 columns.
     bias : ndarray of shape (n_out,), float32
-        Where sums start.
+        The numbers that sums start from.
 
     Returns
     -------
@@ -213,21 +226,22 @@ def pack_slices(weight: Any, bias: Any) -> Slices:
     return Slices(steps, weights, columns, order, _padded(bias[order[:n_out]], LANES))
 
 
-def pack_dense(weight: Any, bias: Any) -> tuple[Any, Any]:
+def pack_dense(weight: csr_array, bias: Floats) -> tuple[Floats, Floats]:
     """Store all of a layer's weights for single rows, 64 outputs together.
 
     Parameters
     ----------
     weight : csr_array of shape (n_out, n_in), float32
-        Canonical.
+        The weight in canonical form.
     bias : ndarray of shape (n_out,), float32
-        Where sums start.
+        The numbers that sums start from.
 
     Returns
     -------
     weights : ndarray of shape (n_slices * n_in * 64,), float32
-        Column by column; 0 for outputs that there are not.
+        The weights by column; 0 for outputs beyond the last.
     bias : ndarray of shape (n_slices * 64,), float32
+        The bias, with zeros behind it.
     """
     n_out, n_in = weight.shape
     n_slices = -(-n_out // SIDE)
@@ -237,8 +251,8 @@ def pack_dense(weight: Any, bias: Any) -> tuple[Any, Any]:
     return turned.ravel(), _padded(bias, SIDE)
 
 
-def _padded(bias: Any, side: int) -> Any:
-    """Fill up with zeros; -0 becomes 0, since adding a padded zero would do so too."""
+def _padded(bias: Floats, side: int) -> Floats:
+    """Append zeros; turn -0 into 0, as adding a padded zero would."""
     padded = np.zeros(-(-len(bias) // side) * side, dtype=np.float32)
     padded[: len(bias)] = bias
     return padded + np.float32(0)
