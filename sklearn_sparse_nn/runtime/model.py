@@ -13,7 +13,6 @@ from sklearn_sparse_nn.runtime.display import as_html, as_text
 from sklearn_sparse_nn.runtime.engine import (
     Engine,
     KernelEngine,
-    load_threads,
     make_engine,
 )
 from sklearn_sparse_nn.runtime.file.format import Path, read_model, write_model
@@ -474,8 +473,6 @@ def _thread_count(n_threads: int) -> int:
     is_int = isinstance(n_threads, (int, np.integer))
     if isinstance(n_threads, bool) or not is_int or n_threads < 1:
         raise ValueError(f"n_threads must be an int of at least 1; got {n_threads!r}.")
-    if n_threads > 1:
-        load_threads()
     return int(n_threads)
 
 

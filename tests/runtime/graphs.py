@@ -279,7 +279,7 @@ def run(graph, X, plan=None, *, proba=False, n_threads=1):
 def share_always(rows_at_once=64):
     """Let threads share every prediction, though it may not be worth it."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(Sharing, "_choose", lambda *args: rows_at_once)
+    patch.setattr(Sharing, "rows_at_once", lambda *args: rows_at_once)
     return patch
 
 

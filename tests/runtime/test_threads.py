@@ -22,7 +22,6 @@ from sklearn_sparse_nn.runtime.graph import (
     Linear,
     Softmax,
 )
-from sklearn_sparse_nn.runtime.threads.choice import LINES
 from tests.runtime.graphs import (
     kernels_only,
     make_weight,
@@ -34,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
-@pytest.fixture(autouse=True, params=[64, 32, LINES], ids=["tiles", "halves", "lines"])
+@pytest.fixture(autouse=True, params=[64, 32], ids=["tiles", "halves"])
 def shared(request):
     """Let threads share every prediction in one way, in other processes as well."""
     patch = share_always(request.param)
@@ -375,3 +374,55 @@ atexit.register(lambda: print(model.forward(X).tobytes() == expected))
 """
     )
     assert found == ["True"]
+
+
+@kernels_only
+@pytest.mark.parametrize("thread", ["main", "daemon"])
+def test_helpers_do_not_keep_the_interpreter_alive(thread):
+    start = "run()" if thread == "main" else "t.start(); ready.wait()"
+    found = run_script(
+        f"""
+import threading, time
+from tests.runtime.test_threads import make_model, rows_for
+model = make_model(n_threads=3)
+X = rows_for(model.graph, 300)
+ready = threading.Event()
+def run():
+    model.forward(X)
+    ready.set()
+    while threading.current_thread() is not threading.main_thread():
+        model.forward(X)
+t = threading.Thread(target=run, daemon=True)
+{start}
+print("end")
+""",
+        timeout=60,
+    )
+    assert found == ["end"]
+
+
+@kernels_only
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_nothing_is_written_after_an_interruption():
+    found = run_script(
+        """
+import os, signal, threading
+import numpy as np
+from tests.runtime.test_threads import make_model, rows_for
+model = make_model((100, 600, 600, 5), n_threads=3, density=0.5)
+X = rows_for(model.graph, 20_000)
+out = np.empty((len(X), 5), dtype=np.float32)
+model.forward(X[:200])
+for seconds in (0.02, 0.05, 0.1, 0.2, 0.3):
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        while True:
+            model.forward(X, out=out)
+    except KeyboardInterrupt:
+        out[:] = 7
+    threading.Event().wait(0.2)
+    assert (out == 7).all()
+print("good")
+"""
+    )
+    assert found == ["good"]

@@ -1,4 +1,4 @@
-"""Where things stand in the arrays that the kernels read.
+"""The layout of the arrays that the kernels read.
 
 Plain ints, as numba takes them for constants.
 """
@@ -16,8 +16,7 @@ ORDER_AT, SLICE_BIAS = 18, 19
 DENSE_LIMIT = 20  # up to so many rows are multiplied with all weights
 DENSE_WEIGHTS, DENSE_BIAS = 21, 22
 LAST = 23  # whether the value ends here, and a row of zeros follows
-BEFORE = 24  # how many lines must be done before: those of all earlier operations
-N_FIELDS = 25
+N_FIELDS = 24
 
 # Fields of the line before them, beside OUT and N_OUT; -1 for what there is not.
 WIDTH, SCRATCH_ROWS = 6, 7

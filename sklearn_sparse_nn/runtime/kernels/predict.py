@@ -49,17 +49,7 @@ from sklearn_sparse_nn.runtime.kernels.layout import (
 from sklearn_sparse_nn.runtime.kernels.products import multiply
 from sklearn_sparse_nn.runtime.kernels.vectors import transpose
 
-__all__ = [
-    "FLOATS_1D",
-    "ROWS_OF_OUT",
-    "ROWS_OF_X",
-    "load",
-    "run",
-    "run_line",
-    "softmax",
-    "store",
-    "tile_lanes",
-]
+__all__ = ["run"]
 
 _f = np.float32
 _ZERO = _f(0)

@@ -1,12 +1,11 @@
-"""What the kernels read, written from a plan."""
+"""The program that the kernels read, written from a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sklearn_sparse_nn.runtime.activations import CODES
 from sklearn_sparse_nn.runtime.graph import (
@@ -27,47 +26,44 @@ from sklearn_sparse_nn.runtime.kernels.packing import (
     pack_slices,
     pack_tiles,
 )
-from sklearn_sparse_nn.runtime.kernels.plan import SLICE_COLUMNS, Plan
+from sklearn_sparse_nn.runtime.kernels.plan import SLICE_COLUMNS, Choice, Plan
 
 __all__ = ["Program", "aligned", "make_program", "place_values"]
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What the kernels read.
+    """A net as the arrays that the kernels read.
 
     Parameters
     ----------
     lines : ndarray of shape (1 + n_ops, N_FIELDS), int64
-        See `layout`.
+        The input and output, then every operation; their fields are in `layout`.
     floats, table, columns : ndarray
-        float32 from a multiple of 64 bytes, int32, uint16.
+        The numbers that the lines point to: float32 from a multiple of 64 bytes, int32,
+        uint16.
     scratch_size : int
-        Floats of scratch that a tile of 64 rows needs.
+        The number of floats of scratch that a tile of 64 rows needs.
     """
 
-    lines: Any
-    floats: Any
-    table: Any
-    columns: Any
+    lines: NDArray[np.int64]
+    floats: NDArray[np.float32]
+    table: NDArray[np.int32]
+    columns: NDArray[np.uint16]
     scratch_size: int
-
-    @cached_property
-    def places(self) -> list[int]:
-        """Address and lengths of every array."""
-        lines = [self.lines.ctypes.data, *self.lines.shape]
-        arrays = (self.floats, self.table, self.columns)
-        return lines + [n for a in arrays for n in (a.ctypes.data, len(a))]
 
 
 class _Arena:
-    """Rows of scratch: given out to values, taken back after their last use."""
+    """An allocator of rows of scratch, which are free again after a last use."""
 
     def __init__(self) -> None:
         self.size = 0
         self._free: list[tuple[int, int]] = []
 
     def take(self, n: int) -> int:
+        """Allocate `n` rows; return the first."""
         for i, (start, size) in enumerate(self._free):
             if size >= n:
                 self._free[i] = (start + n, size - n)
@@ -78,7 +74,8 @@ class _Arena:
         self.size = start + n
         return start
 
-    def give_back(self, start: int, n: int) -> None:
+    def free(self, start: int, n: int) -> None:
+        """Make `n` rows free again."""
         spans = sorted([*self._free, (start, n)])
         merged: list[tuple[int, int]] = []
         for a, size in spans:
@@ -90,8 +87,17 @@ class _Arena:
 
 
 def place_values(graph: Graph) -> tuple[list[int], int]:
-    """Give every value its first row of scratch, and the rows needed in all.
+    """Place every value in scratch memory.
 
+    Returns
+    -------
+    places : list of int
+        The first row of every value.
+    n_rows : int
+        The number of rows of scratch.
+
+    Notes
+    -----
     A value has a row more than it is wide: a zero, where padding points to.
     """
     arena, last = _Arena(), graph.last_uses()
@@ -100,20 +106,20 @@ def place_values(graph: Graph) -> tuple[list[int], int]:
         places.append(arena.take(graph.widths[i + 1] + 1))
         for v in {*inputs_of(op), i + 1}:
             if last[v] in (i, -1):
-                arena.give_back(places[v], graph.widths[v] + 1)
+                arena.free(places[v], graph.widths[v] + 1)
     return places, arena.size
 
 
-class _Pool:
-    """Arrays one after the other, each from a multiple of 64 bytes."""
+class _Pool(Generic[Number]):
+    """One long array of short ones, each from a multiple of 64 bytes."""
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, dtype: type[Number]) -> None:
         self.dtype = np.dtype(dtype)
-        self._parts: list[Any] = []
+        self._parts: list[NDArray[Number]] = []
         self._size = 0
 
-    def add(self, values: Any) -> int:
-        """Append values; give where they begin."""
+    def add(self, values: ArrayLike) -> int:
+        """Append values; return the place of the first."""
         start = self._size
         part = np.asarray(values, dtype=self.dtype).ravel()
         pad = -len(part) % (64 // self.dtype.itemsize)
@@ -121,39 +127,40 @@ class _Pool:
         self._size += len(part) + pad
         return start
 
-    def join(self) -> Any:
-        """Give all as one array from a multiple of 64 bytes, with a margin."""
-        joined = aligned(self._size + 64, self.dtype)
+    def join(self) -> NDArray[Number]:
+        """Return all as one array from a multiple of 64 bytes, with a margin."""
+        joined = aligned(self._size + 64, self.dtype.type)
         if self._parts:
             joined[: self._size] = np.concatenate(self._parts)
         return joined
 
 
-def aligned(n: int, dtype: Any) -> Any:
-    """Give zeros that start at a multiple of 64 bytes."""
+def aligned(n: int, dtype: type[Number]) -> NDArray[Number]:
+    """Return `n` zeros that start at a multiple of 64 bytes."""
     size = n * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, dtype=np.uint8)
     skip = -raw.ctypes.data % 64
-    return raw[skip : skip + size].view(dtype)
+    zeros: NDArray[Number] = raw[skip : skip + size].view(dtype)
+    return zeros
 
 
 class _Writer:
     """Writes the program of a plan."""
 
-    def __init__(self, graph: Graph, plan: Plan, n_parts: int) -> None:
-        self.graph, self.plan, self.n_parts = graph, plan, n_parts
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.graph = graph
+        self.choices = iter(plan.choices)
+        self.single_limit = plan.single_limit
         self.floats = _Pool(np.float32)
         self.table = _Pool(np.int32)
         self.columns = _Pool(np.uint16)
         self.places, self.rows = place_values(graph)
-        self.layer = 0
 
     def program(self) -> Program:
+        """Write all lines."""
         lines = [self.head()]
         for i, op in enumerate(self.graph.ops):
-            before, new = len(lines), self.lines(i, op)
-            for line in new:
-                line[at.BEFORE] = before
+            new = self.concat(i, op) if isinstance(op, Concat) else [self.line(i, op)]
             new[-1][at.LAST] = 1
             lines += new
         spare = (max(self.graph.widths) + at.SIDE) * at.WIDE // 2  # sums of few rows
@@ -166,13 +173,14 @@ class _Writer:
         )
 
     def head(self) -> list[int]:
+        """Write the line of the input stage and the output."""
         line, stage = [-1] * at.N_FIELDS, self.graph.stage
         line[at.OUT] = self.places[-1]
         line[at.N_OUT] = self.graph.n_outputs
         line[at.WIDTH] = stage.width
         too_wide = any(op.weight.shape[1] > SLICE_COLUMNS for op in self.graph.layers)
         line[at.WIDE_ONLY] = too_wide
-        line[at.SINGLE_LIMIT] = 0 if too_wide else self.plan.single_limit
+        line[at.SINGLE_LIMIT] = 0 if too_wide else self.single_limit
         line[at.SCRATCH_ROWS] = self.rows
         for field, values in (
             (at.FILL_AT, stage.fill),
@@ -185,28 +193,33 @@ class _Writer:
             line[at.COLUMNS_AT] = self.table.add(stage.columns)
         return line
 
-    def lines(self, i: int, op: Op) -> list[list[int]]:
-        if isinstance(op, Concat):
-            lines, out = [], self.places[i + 1]
-            for v in op.inputs:
-                line = self.line(i, op, v)
-                width = self.graph.widths[v]
-                line[at.OUT], line[at.N_OUT] = out, width
-                lines.append(line)
-                out += width
-            return lines
-        if isinstance(op, Linear):
-            return self.linear(i, op)
-        line = self.line(i, op, inputs_of(op)[0])
-        if isinstance(op, Add):
-            line[at.IN2] = self.places[op.inputs[1]]
-        elif isinstance(op, Affine):
-            line[at.A], line[at.B] = map(self.floats.add, (op.scale, op.shift))
-        elif isinstance(op, LayerNorm):
-            line[at.A], line[at.B] = map(self.floats.add, (op.weight, op.bias))
-        return [line]
+    def concat(self, i: int, op: Concat) -> list[list[int]]:
+        """Write a line for every value that is copied."""
+        lines, out = [], self.places[i + 1]
+        for v in op.inputs:
+            line = self.common(i, op, v)
+            width = self.graph.widths[v]
+            line[at.OUT], line[at.N_OUT] = out, width
+            lines.append(line)
+            out += width
+        return lines
 
-    def line(self, i: int, op: Op, v: int) -> list[int]:
+    def line(self, i: int, op: Op) -> list[int]:
+        """Write the line of an operation."""
+        line = self.common(i, op, inputs_of(op)[0])
+        match op:
+            case Linear():
+                self.linear(line, op, next(self.choices))
+            case Add():
+                line[at.IN2] = self.places[op.inputs[1]]
+            case Affine():
+                line[at.A], line[at.B] = map(self.floats.add, (op.scale, op.shift))
+            case LayerNorm():
+                line[at.A], line[at.B] = map(self.floats.add, (op.weight, op.bias))
+        return line
+
+    def common(self, i: int, op: Op, v: int) -> list[int]:
+        """Write what all operations have: input `v`, output, activation."""
         line = [0] * at.N_FIELDS
         line[at.KIND] = _kind(op)
         line[at.IN], line[at.N_IN] = self.places[v], self.graph.widths[v]
@@ -219,43 +232,26 @@ class _Writer:
         line[at.PARAMS] = self.floats.add([*params, eps])
         return line
 
-    def linear(self, i: int, op: Linear) -> list[list[int]]:
-        choice = self.plan.choices[self.layer]
-        self.layer += 1
-        lines = []
-        cuts = self.cuts(len(op.bias))
-        for start, stop in cuts:
-            line = self.line(i, op, op.input)
-            line[at.OUT], line[at.N_OUT] = line[at.OUT] + start, stop - start
-            weight = op.weight[start:stop] if len(cuts) > 1 else op.weight
-            bias = op.bias[start:stop]
-            grouped = choice.grouped[start // at.GROUP : stop // at.GROUP]
-            relu = op.activation.name == "relu"
-            tiles = pack_tiles(weight, choice.panel, grouped, relu=relu)
-            line[at.A] = self.floats.add(bias + np.float32(0))  # no -0, as in slices
-            line[at.N_ENTRIES] = len(tiles.entries)
-            line[at.ENTRIES_AT] = self.table.add(tiles.entries)
-            line[at.TILE_WEIGHTS] = self.floats.add(tiles.weights)
-            line[at.TILE_COLUMNS] = self.columns.add(tiles.columns)
-            limit = choice.dense_limit  # for tiles up to half as wide as the widest
-            line[at.DENSE_LIMIT] = limit
-            if limit:
-                dense, padded = pack_dense(weight, bias)
-                line[at.DENSE_WEIGHTS] = self.floats.add(dense)
-                line[at.DENSE_BIAS] = self.floats.add(padded)
-            if limit < at.WIDE // 2 and weight.shape[1] <= SLICE_COLUMNS:
-                self.slices(line, pack_slices(weight, bias))
-            lines.append(line)
-        return lines
-
-    def cuts(self, n_out: int) -> list[tuple[int, int]]:
-        """Cut a layer's outputs into parts; whole sixty-fours, but for the last."""
-        sides = -(-n_out // at.SIDE)
-        n_parts = max(1, min(self.n_parts, sides))
-        ends = [min(n_out, sides * k // n_parts * at.SIDE) for k in range(n_parts + 1)]
-        return list(pairwise(ends))
+    def linear(self, line: list[int], op: Linear, choice: Choice) -> None:
+        """Write the weights of a layer in every form that its rows may need."""
+        relu = op.activation.name == "relu"
+        tiles = pack_tiles(op.weight, choice.panel, choice.grouped, relu=relu)
+        line[at.A] = self.floats.add(op.bias + np.float32(0))  # no -0, as in slices
+        line[at.N_ENTRIES] = len(tiles.entries)
+        line[at.ENTRIES_AT] = self.table.add(tiles.entries)
+        line[at.TILE_WEIGHTS] = self.floats.add(tiles.weights)
+        line[at.TILE_COLUMNS] = self.columns.add(tiles.columns)
+        limit = choice.dense_limit  # for tiles up to half as wide as the widest
+        line[at.DENSE_LIMIT] = limit
+        if limit:
+            dense, padded = pack_dense(op.weight, op.bias)
+            line[at.DENSE_WEIGHTS] = self.floats.add(dense)
+            line[at.DENSE_BIAS] = self.floats.add(padded)
+        if limit < at.WIDE // 2 and op.weight.shape[1] <= SLICE_COLUMNS:
+            self.slices(line, pack_slices(op.weight, op.bias))
 
     def slices(self, line: list[int], slices: Slices) -> None:
+        """Write the weights of a layer for single rows and narrow tiles."""
         line[at.N_SLICES] = len(slices.counts)
         line[at.SLICES_AT] = self.table.add(slices.counts)
         line[at.SLICE_WEIGHTS] = self.floats.add(slices.weights)
@@ -265,33 +261,33 @@ class _Writer:
 
 
 def _kind(op: Op) -> int:
+    """Return the number of a kind of operation."""
     if isinstance(op, Softmax):
         return at.LOG_SOFTMAX if op.log else at.SOFTMAX
-    kinds = {
-        "linear": at.LINEAR,
-        "affine": at.AFFINE,
-        "layer_norm": at.LAYER_NORM,
-        "add": at.ADD,
-        "concat": at.CONCAT,
-    }
-    return kinds[op.kind]
+    return _KINDS[type(op)]
 
 
-def make_program(graph: Graph, plan: Plan, n_parts: int = 1) -> Program:
-    """Write what the kernels read.
+_KINDS = {
+    Linear: at.LINEAR,
+    Affine: at.AFFINE,
+    LayerNorm: at.LAYER_NORM,
+    Add: at.ADD,
+    Concat: at.CONCAT,
+}
+
+
+def make_program(graph: Graph, plan: Plan) -> Program:
+    """Write the program of a net.
 
     Parameters
     ----------
     graph : Graph
         The net.
     plan : Plan
-        How to run it.
-    n_parts : int, default=1
-        Into how many lines a layer is cut by its outputs, if it has as many
-        sixty-fours, so that threads can share the layers of one tile.
+        The way to run it.
 
     Returns
     -------
     program : Program
     """
-    return _Writer(graph, plan, n_parts).program()
+    return _Writer(graph, plan).program()

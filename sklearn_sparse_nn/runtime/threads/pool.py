@@ -1,153 +1,123 @@
-"""Own threads that help with a prediction, and stay awake a while for the next.
+"""A pool of threads that help with a prediction.
 
-A sleeping thread may take longer to wake up than a prediction takes, and so may one
-that needs the interpreter's lock. So a helper that is done looks out for more work for
-two milliseconds, without that lock, before it sleeps. OpenMP and ONNX Runtime wait in
-this way, and longer.
+The kernels release the interpreter's lock, so plain Python threads run side by side.
 """
 
-import ctypes
 import os
 import threading
-from contextlib import suppress
-from functools import cache
-from time import perf_counter
-
-import numpy as np
-
-from sklearn_sparse_nn.runtime.graph import Floats
-from sklearn_sparse_nn.runtime.kernels.program import Program, aligned
-from sklearn_sparse_nn.runtime.threads import team
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 __all__ = ["share"]
 
-_SECONDS_AWAKE = 2e-3
 
-
-@cache
-def _looks() -> int:
-    """Measure how many looks a helper takes before it sleeps."""
-    n = 2000
-    begin = perf_counter()
-    team.serve(aligned(team.BOARD_SIZE, np.int64), n)
-    return max(n, int(n * _SECONDS_AWAKE / (perf_counter() - begin)))
-
-
-def _places_left() -> set[int]:
-    """Give the processors that this thread may run on, but for the one it is on.
-
-    Who is woken up is put where the waker runs; two threads that spin on one processor
-    wait for each other's turns, for milliseconds, though others are idle.
-    """
-    try:
-        allowed = os.sched_getaffinity(0)
-        here = ctypes.CDLL(None).sched_getcpu()
-    except (AttributeError, OSError):  # not Linux
-        return set()
-    return allowed - {here}
-
-
-def _move(places: set[int]) -> None:
-    """Let this thread run on these processors, if there are any."""
-    if places:
-        with suppress(OSError):  # one of them is gone
-            os.sched_setaffinity(0, places)
-
-
-class _Team:
-    """The helpers of all models, as many as were ever asked for."""
+class _Pool:
+    """The helpers of all models: as many as the largest number of threads needs."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.board = aligned(team.BOARD_SIZE, np.int64)
-        self.scratch = aligned(0, np.float32)
-        self.alarms: list[threading.Event] = []
-        self.places: set[int] = set()
+        self.lock = threading.Lock()  # held by the thread that the helpers work for
+        self.executor: ThreadPoolExecutor | None = None
+        self.size = 0
 
-    def help(self, alarm: threading.Event) -> None:
-        """Help, sleep, wake up, and so on."""
-        n_looks = _looks()
-        while True:
-            alarm.clear()
-            _move(self.places)
-            team.serve(self.board, n_looks)
-            alarm.wait()
+    def start(
+        self, work: Callable[[], bool], n: int, started: list[Future[bool]]
+    ) -> None:
+        """Add `n` helpers at work to those started, or as many as there can be."""
+        try:
+            if self.executor is None or self.size < n:
+                self.close()
+                self.executor, self.size = ThreadPoolExecutor(n, "sparse-model"), n
+            while len(started) < n:
+                started.append(self.executor.submit(work))
+        except RuntimeError:  # no new threads, or the interpreter is shutting down
+            self.close()
 
-    def wake(self, n: int) -> None:
-        """See that `n` helpers are awake, soon, and somewhere else."""
-        self.places = _places_left()
-        for alarm in self.alarms[:n]:
-            alarm.set()
-        while len(self.alarms) < n:
-            alarm = threading.Event()
-            args = {"target": self.help, "args": (alarm,), "name": "sparse-model"}
-            try:
-                threading.Thread(**args, daemon=True).start()  # type: ignore[arg-type]
-            except RuntimeError:  # the interpreter is on its way out
-                return
-            self.alarms.append(alarm)
-
-    def lead(
-        self, program: Program, X: Floats, out: Floats, settings: list[int], n: int
-    ) -> bool:
-        """Write a job on the board, and work at it with up to `n` helpers."""
-        size = -(-program.scratch_size // 16) * 16
-        if len(self.scratch) < size * (n + 1):
-            self.scratch = aligned(size * (n + 1), np.float32)
-        self.board[team.SEATS : team.X_AT] = [n, size, *settings, *program.places]
-        if self.board[team.AWAKE] < n:
-            self.wake(n)
-        return bool(team.lead(self.board, X, out, self.scratch))
+    def close(self) -> None:
+        """End the helpers once their work is done."""
+        if self.executor is not None:
+            self.executor.shutdown(wait=False)
+        self.executor, self.size = None, 0
 
 
-_team = _Team()
+_pool = _Pool()
 
 
-def _start_anew() -> None:
-    """Forget the helpers of the parent process, which are not here."""
-    global _team
-    _team = _Team()
+def _renew() -> None:
+    """Replace the pool of the parent process: a fork does not copy its threads."""
+    global _pool
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+    os.register_at_fork(after_in_child=_renew)
 
 
 def share(
-    program: Program,
-    X: Floats,
-    out: Floats,
+    predict: Callable[[int, int], bool],
+    n_rows: int,
     *,
     rows_at_once: int,
-    proba: bool,
-    staged: bool,
     n_threads: int,
 ) -> bool | None:
-    """Predict with several threads, this one among them.
+    """Predict with several threads, the calling thread among them.
+
+    Rows are cut into pieces. Every thread takes a piece, predicts it, and takes the
+    next. Helpers that have not begun when all pieces are taken are not waited for.
 
     Parameters
     ----------
-    program : Program
-        What the kernels read.
-    X, out : ndarray, float32, C-contiguous
-        Rows, and where outputs go.
+    predict : callable
+        The function that predicts rows `first` to `last` and returns whether they are
+        finite.
+    n_rows : int
+        The number of rows.
     rows_at_once : int
-        Rows of a piece of work, whole tiles; 0 to share the lines of the program.
-    proba, staged : bool
-        As `Engine.run` takes them.
+        The number of rows of a piece.
     n_threads : int
-        At least 2.
+        The number of threads, at least 2.
 
     Returns
     -------
-    fine : bool or None
-        Whether X has finite values only; None if the helpers are busy with another
-        thread's rows, and nothing was done.
+    finite : bool or None
+        Whether all rows are finite; None if the helpers are busy with the rows of
+        another thread, and nothing was done.
     """
-    if not _team.lock.acquire(blocking=False):
+    pool, pieces = _pool, deque(range(0, n_rows, rows_at_once))
+
+    def work() -> bool:
+        """Predict pieces until all are taken, or rows are not finite."""
+        while True:
+            try:
+                first = pieces.popleft()
+            except IndexError:  # all are taken
+                return True
+            if not predict(first, min(n_rows, first + rows_at_once)):
+                pieces.clear()
+                return False
+
+    helpers: list[Future[bool]] = []
+    if not pool.lock.acquire(blocking=False):
         return None
     try:
-        settings = [rows_at_once, int(proba), int(staged)]
-        return _team.lead(program, X, out, settings, n_threads - 1)
+        if len(pieces) > 1:
+            pool.start(work, min(n_threads, len(pieces)) - 1, helpers)
+        finite = work()
     finally:
-        _team.lock.release()
+        pieces.clear()  # after Ctrl-C there may be some left
+        try:
+            helpers = _end(helpers)
+        finally:
+            pool.lock.release()
+    return finite and all(helper.result() for helper in helpers)
+
+
+def _end(helpers: list[Future[bool]]) -> list[Future[bool]]:
+    """Cancel the helpers that have not begun; wait for the others and return them."""
+    begun = [helper for helper in helpers if not helper.cancel()]
+    try:
+        wait(begun)
+    except KeyboardInterrupt:  # they still write into the caller's arrays
+        wait(begun)
+        raise
+    return begun
