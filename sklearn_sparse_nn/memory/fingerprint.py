@@ -1,9 +1,7 @@
-"""What objects are by their values: classes and functions by their code."""
+"""Digests of objects: values by contents, classes and functions by their code."""
 
 import copyreg
-import sys
-from collections.abc import Iterable
-from dis import get_instructions
+import pickle
 from functools import cache, cached_property
 from hashlib import sha256
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -14,42 +12,51 @@ import torch
 from scipy import sparse
 from sklearn.frozen import FrozenEstimator
 
+from sklearn_sparse_nn.memory.code import content_of, is_library, library_name
+
 __all__ = ["fingerprint"]
 
-# What does not change but with its version.
-_KNOWN = ("sklearn_sparse_nn", "torch", "skorch", "sklearn", "numpy", "scipy", "pandas")
-_STANDARD = sys.stdlib_module_names - {"__main__", "test", "this"}
-_PLAIN = (
-    *(bool, int, float, complex, str, bytes, range, slice, np.generic),
-    *map(type, (None, ..., NotImplemented)),
-)
 _CACHED = type(cache(len))
-_LOOKS_UP = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-_DESCRIPTORS = (property, staticmethod, classmethod)
+_WRAPPERS = {
+    property: ("fget", "fset", "fdel"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    cached_property: ("func",),  # the rest of it may be a lock
+    MethodType: ("__func__", "__self__"),
+    _CACHED: ("__wrapped__",),
+}
 
 
 def fingerprint(*values: Any) -> tuple[str, tuple[Any, ...]]:
-    """Tell values from others, in this process and in any other.
+    """Compute a digest that tells values from others, the same in any process.
 
-    Arrays and tensors count by what is in them, estimators by their parameters, other
-    objects by the state that they would be pickled with. Of classes and functions that
-    are not from a library, the code counts, with defaults, enclosed values, and what
-    they use of their own module by name: functions, classes, numbers and strings. Where
-    they stand in a file does not.
+    Arrays and tensors count by their contents, estimators by their class and
+    parameters, other objects by their class and the state that a pickle would hold. Of
+    an installed library, classes and functions count by name and version. All others
+    count by their code, with what it uses: defaults, enclosed values, and the values of
+    its module, and of other modules that are not installed, that it names. What is read
+    is the code that would run, never a source file, which may have been edited since it
+    was imported.
 
     Parameters
     ----------
     *values : object
-        Objects whose state no pickle could hold (a lock, an open file) raise as a
-        pickle would.
+        The values, in an order that counts.
 
     Returns
     -------
     digest : str
         64 hexadecimal digits.
     parts : tuple
-        The classes and functions that are not from a library, in an order that is the
-        same for equal digests.
+        The classes and functions that count by their code, in an order that is the same
+        for equal digests.
+
+    Raises
+    ------
+    Exception
+        A value has no state that a pickle could hold (a lock, an open file), or its
+        code cannot be read (compiled code that is not installed) or is not known before
+        it runs (``eval``).
 
     Examples
     --------
@@ -59,185 +66,138 @@ def fingerprint(*values: Any) -> tuple[str, tuple[Any, ...]]:
     >>> fingerprint(partial(max, 1))[0] == fingerprint(partial(max, 2))[0]
     False
     """
-    digest = _Digest()
+    pickler = _Digester([])
     for value in values:
-        digest.add(value)
-    return digest.hexdigest(), tuple(digest.parts)
+        pickler.dump(value)
+    for part in pickler.parts:  # their contents may add further parts
+        pickler.dump(content_of(part))
+    return pickler.digest.hexdigest(), tuple(pickler.parts)
 
 
-def _is_known(part: Any) -> bool:
-    """Tell what is from a library that a fingerprint goes by its name."""
-    module = getattr(part, "__module__", None) or "builtins"
-    return str(module).split(".")[0] in (*_KNOWN, *_STANDARD)
+class _Digester(pickle._Pickler):
+    """A pickler that hashes what it would write.
+
+    The pickler that is written in Python, as for `joblib.hash`: this one can be told
+    what not to remember.
+
+    Parameters
+    ----------
+    parts : list
+        The classes and functions that were met; more are appended.
+    fitted : bool, default=False
+        Whether estimators count with all that was fitted.
+    """
+
+    def __init__(self, parts: list[Any], *, fitted: bool = False) -> None:
+        self.digest = sha256()
+        self.parts, self._fitted = parts, fitted
+        super().__init__(_Sink(self.digest), protocol=4)
+
+    def memoize(self, obj: Any) -> None:
+        """Remember an object, to write the next time that it is the same one.
+
+        What cannot be changed is written again: whether equal ones are one object
+        depends on the process.
+        """
+        if not isinstance(obj, (str, bytes, tuple)):
+            super().memoize(obj)  # type: ignore[misc]
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return what stands for a class or function, a module or code."""
+        if isinstance(obj, (type, FunctionType)):
+            name = library_name(obj)
+            return name or self._place(obj)
+        if isinstance(obj, ModuleType) and is_library(obj.__name__):
+            return "module", obj.__name__
+        if isinstance(obj, CodeType):
+            names = obj.co_names, obj.co_varnames, obj.co_freevars, obj.co_cellvars
+            counts = obj.co_argcount, obj.co_posonlyargcount, obj.co_kwonlyargcount
+            bytecode = obj.co_code, obj.co_exceptiontable
+            return "code", bytecode, names, counts, obj.co_flags, obj.co_consts
+        return None
+
+    def _place(self, part: Any) -> int:
+        for place, known in enumerate(self.parts):
+            if known is part:
+                return place
+        self.parts.append(part)
+        return len(self.parts) - 1
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return what an object is written as: its kind, values, and state."""
+        kind = type(obj)
+        if kind in (set, frozenset):
+            ordered = sorted(obj, key=lambda value: fingerprint(value)[0])
+            return _made, (kind.__name__, ordered)
+        if kind in self.dispatch:
+            return NotImplemented  # numbers, strings, lists, ... as in any pickle
+        if kind in (np.ndarray, np.memmap) or sparse.issparse(obj):
+            return _made, _array(obj)
+        if isinstance(obj, torch.Tensor):
+            return _made, (kind, *_tensor(obj)), vars(obj) or None
+        if isinstance(obj, torch.Generator):
+            return _made, ("generator", str(obj.device), obj.get_state())
+        if kind in _WRAPPERS:
+            inner = [getattr(obj, name) for name in _WRAPPERS[kind]]
+            return _made, (kind.__name__,), inner
+        if isinstance(obj, ModuleType):
+            return _made, ("module", obj.__name__), _public(obj)
+        if kind.__module__.startswith("numba.") and hasattr(obj, "py_func"):
+            return _made, ("compiled",), (obj.py_func, obj.targetoptions)
+        if isinstance(obj, FrozenEstimator):
+            fitted = _Digester(self.parts, fitted=True)
+            fitted.dump(obj.estimator)
+            return _made, ("frozen", kind, fitted.digest.hexdigest())
+        if callable(getattr(obj, "get_params", None)):
+            params = vars(obj) if self._fitted else obj.get_params(deep=False)
+            return _made, ("estimator", kind), sorted(params.items(), key=_first)
+        reduce = copyreg.dispatch_table.get(kind)
+        reduced = reduce(obj) if reduce else obj.__reduce_ex__(4)
+        return _named(obj, reduced) if isinstance(reduced, str) else reduced
 
 
-class _Digest:
-    def __init__(self) -> None:
-        self.parts: list[Any] = []
-        self._hash = sha256()
-        self._places: dict[int, int] = {}
-        self._open: list[int] = []  # what is being described, outermost first
-        self._frozen = 0  # inside estimators that count with all that was fitted
+class _Sink:
+    """A file that hashes what is written to it."""
 
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-    def add(self, value: Any) -> None:
-        if isinstance(value, _PLAIN) and _is_known(type(value)):
-            self._words(type(value).__name__, repr(value))
-        elif id(value) in self._open:
-            self._words("again", self._open.index(id(value)))
-        else:
-            self._open.append(id(value))
-            self._add(value)
-            self._open.pop()
-
-    def _words(self, *words: Any) -> None:
-        for word in map(str, words):
-            self._hash.update(f"{len(word)}:{word}".encode())
-
-    def _each(self, name: str, values: Iterable[Any]) -> None:
-        values = list(values)
-        self._words(name, len(values))
-        for value in values:
-            self.add(value)
-
-    def _add(self, value: Any) -> None:
-        if type(value) in (np.ndarray, np.memmap) or sparse.issparse(value):
-            self._array(value)
-        elif isinstance(value, torch.Tensor):
-            self._tensor(value)
-        elif isinstance(value, (type, FunctionType)):
-            self._part(value)
-        elif isinstance(value, CodeType):
-            self._code(value)
-        elif type(value) in (dict, list, tuple):
-            flat = value.items() if isinstance(value, dict) else value
-            self._each(type(value).__name__, flat)
-        elif isinstance(value, (set, frozenset)):
-            self._words(type(value).__name__, *sorted(fingerprint(v)[0] for v in value))
-        elif isinstance(value, MethodType):
-            self._each("method", (value.__func__, value.__self__))
-        elif isinstance(value, ModuleType):
-            self._words("module", value.__name__)
-        elif isinstance(value, _DESCRIPTORS):
-            parts = ("fget", "fset", "fdel", "__func__")
-            self._each(
-                type(value).__name__, (getattr(value, part, None) for part in parts)
-            )
-        else:
-            self._object(value)
-
-    def _array(self, value: Any) -> None:
-        if sparse.issparse(value):
-            rows = sparse.csr_array(value)
-            self._each("csr", (rows.shape, rows.data, rows.indices, rows.indptr))
-            return
-        self._words("array", value.dtype, value.shape)
-        if value.dtype.hasobject:
-            self._each("objects", value.ravel().tolist())
-        else:
-            flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-            self._hash.update(flat.data)
-
-    def _tensor(self, value: torch.Tensor) -> None:
-        self._words(type(value).__name__, value.dtype, tuple(value.shape))
-        self._words(value.device.type, value.requires_grad)
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        self._array(flat.view(torch.uint8).numpy())
-
-    def _object(self, value: Any) -> None:
-        """Add an object by its parameters, or else by what a pickle would hold."""
-        kind = type(value)
-        if kind is _CACHED:
-            self._each("cached", (value.__wrapped__,))
-        elif kind.__module__.startswith("numba.") and hasattr(value, "py_func"):
-            self._each("compiled", (value.py_func, value.targetoptions))
-        elif isinstance(value, torch.Generator):
-            self._each("generator", (str(value.device), value.get_state()))
-        elif isinstance(value, FrozenEstimator):
-            self._frozen += 1
-            self._each("frozen", (kind, value.estimator))
-            self._frozen -= 1
-        elif callable(getattr(value, "get_params", None)):
-            own = vars(value) if self._frozen else value.get_params(deep=False)
-            self._each("estimator", (kind, sorted(own.items(), key=lambda p: p[0])))
-        else:
-            reduce = copyreg.dispatch_table.get(kind)
-            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
-            if isinstance(reduced, str):
-                module = getattr(value, "__module__", None)
-                self._words("name", kind.__name__, module, reduced)
-            else:
-                make, given, state, items, pairs = (*reduced, *[None] * 5)[:5]
-                self._each("object", (make, given, state))
-                self._each("items", items or ())
-                self._each("pairs", pairs or ())
-
-    def _part(self, part: Any) -> None:
-        """Add a class or a function: by name, or, the first time, by its code."""
-        self._words("part", part.__module__, part.__qualname__)
-        if id(part) in self._places:
-            self._words("again", self._places[id(part)])
-        elif not _is_known(part):
-            self._places[id(part)] = len(self.parts)
-            self.parts.append(part)
-            if isinstance(part, type):
-                self._class(part)
-            else:
-                self._function(part)
-        elif isinstance(part, FunctionType):
-            self._each("closure", _enclosed(part))
-
-    def _class(self, part: type) -> None:
-        self._each("bases", part.__mro__[1:])
-        for name, given in sorted(vars(part).items()):
-            # The rest of a cached property is a lock.
-            member = given.func if isinstance(given, cached_property) else given
-            is_code = isinstance(member, (FunctionType, *_DESCRIPTORS))
-            is_slot = hasattr(member, "__objclass__")
-            if is_code or not (is_slot or name.startswith(("__", "_abc_"))):
-                self._words(name)
-                self.add(member)
-
-    def _function(self, part: FunctionType) -> None:
-        self.add(part.__code__)
-        self._each("given", (part.__defaults__, part.__kwdefaults__))
-        self._each("closure", _enclosed(part))
-        for name in sorted(_names(part.__code__) & part.__globals__.keys()):
-            value = part.__globals__[name]
-            own = getattr(value, "__module__", None) == part.__module__
-            if type(value) in _PLAIN or (
-                own and isinstance(value, (type, FunctionType))
-            ):
-                self._words(name)
-                self.add(value)
-
-    def _code(self, code: CodeType) -> None:
-        for part in (code.co_code, code.co_exceptiontable):
-            self._words(len(part))
-            self._hash.update(part)
-        self._words(code.co_argcount, code.co_kwonlyargcount, code.co_flags)
-        for names in (code.co_names, code.co_varnames, code.co_freevars):
-            self._words(len(names), *names)
-        self._each("constants", code.co_consts)
+    def __init__(self, digest: Any) -> None:
+        self.write = digest.update
 
 
-def _names(code: CodeType) -> set[str]:
-    """Name what code looks up in its module."""
-    inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    looked_up = {
-        step.argval for step in get_instructions(code) if step.opname in _LOOKS_UP
-    }
-    return looked_up.union(*map(_names, inner))
+def _made(*parts: Any) -> None:
+    """Stand for the kind of an object in a pickle that nobody loads."""
 
 
-def _enclosed(part: FunctionType) -> list[Any]:
-    """Give the values that a function encloses; some may not be there yet."""
-    found = []
-    for cell in part.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:
-            found.append("nothing yet")
-    return found
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
+def _public(module: ModuleType) -> dict[str, Any]:
+    """Return the values of a module that is not installed."""
+    return {k: v for k, v in vars(module).items() if not k.startswith("__")}
+
+
+def _array(value: Any) -> tuple[Any, ...]:
+    if sparse.issparse(value):
+        rows = sparse.csr_array(value)
+        return "csr", rows.shape, rows.data, rows.indices, rows.indptr
+    if value.dtype.hasobject:
+        return "objects", str(value.dtype), value.shape, value.ravel().tolist()
+    flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+    return "array", str(value.dtype), value.shape, sha256(flat.data).digest()
+
+
+def _tensor(value: torch.Tensor) -> tuple[Any, ...]:
+    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    where = value.device.type, value.requires_grad
+    return str(value.dtype), tuple(value.shape), *where, _array(flat.numpy())[-1]
+
+
+def _named(obj: Any, name: str) -> Any:
+    """Return what an object is written as that a pickle would find by its name.
+
+    That holds its code only where it is from a library, or its class is in Python.
+    """
+    module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+    if not is_library(module) and library_name(type(obj)) is not None:
+        raise TypeError(f"{obj!r} has no code or state that can be read")
+    return _made, ("name", type(obj), module, name), getattr(obj, "__dict__", None)

@@ -19,7 +19,7 @@ from sklearn_sparse_nn.memory.snapshot import dump, load
 
 __all__ = ["key_of", "recall"]
 
-_FORMAT = 2  # of what is stored; another number forgets all
+_FORMAT = 3  # of what is stored; another number forgets all
 
 # Warning filters belong to the process.
 _TURN = threading.Lock()
@@ -53,7 +53,10 @@ def key_of(
     """
     versions = (_FORMAT, sys.version_info[:2], torch.__version__, skorch.__version__)
     try:
-        return fingerprint(versions, __version__, estimator, X, y, settings)
+        asked, parts = fingerprint(versions, __version__, estimator, settings)
+        if fingerprint(versions, __version__, estimator, settings)[0] != asked:
+            raise TypeError("a parameter has another state each time it is pickled")
+        return fingerprint(asked, X, y)[0], parts
     except Exception as error:  # the state of anything may fail in any way
         _warn(memory, error)
         return None
