@@ -1,1 +1,1 @@
-"""Dense nets: the estimators of this package, and where a pruner takes its net from."""
+"""The dense nets: estimators, and the source of the net that a pruner takes."""

@@ -179,12 +179,12 @@ class NetClassifierMixin(ClassifierMixin):
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Rows to predict.
+            The rows to predict.
 
         Returns
         -------
         proba : ndarray of shape (n_samples, n_classes), float32
-            Columns in the order of ``classes_``.
+            The probabilities; columns in the order of ``classes_``.
         """
         proba = self._outputs("predict_proba", self._rows(X))
         n_classes = self.targets_.n_outputs
@@ -198,7 +198,7 @@ class NetClassifierMixin(ClassifierMixin):
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Rows to predict.
+            The rows to predict.
 
         Returns
         -------
@@ -231,12 +231,12 @@ class NetRegressorMixin(RegressorMixin):
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Rows to predict.
+            The rows to predict.
 
         Returns
         -------
         y : ndarray of shape (n_samples,), float64
-            In the units of the training targets.
+            The values, in the units of the training targets.
         """
         return self.targets_.decode(self._outputs("predict", self._rows(X)))
 

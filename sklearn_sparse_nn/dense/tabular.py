@@ -57,7 +57,7 @@ _PREDICT_ROWS = 1024  # a batch of activations of the default net then fits in L
 
 
 class _TabularNeuralNet:
-    """What the two skorch nets below share: few callbacks, a short memory."""
+    """The base of the two skorch nets below: few callbacks, a short history."""
 
     rows_at_once = 16
 
@@ -81,7 +81,7 @@ class _TabularNeuralNet:
         return []
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Forget the batches of the last epoch: its means are in the history."""
+        """Delete the batches of the last epoch: its means are in the history."""
         if self.history:
             self.history[-1]["batches"].clear()
         super().on_epoch_begin(net, **kwargs)  # type: ignore[misc]
@@ -90,8 +90,8 @@ class _TabularNeuralNet:
         """Run the module; outside training, on batches filled up with empty rows.
 
         BLAS adds a row's products in another order when there are only a few rows, so
-        a row's outputs would depend on its company. They still may, by rounding, but
-        for most widths they do not.
+        a row's outputs would depend on the other rows. They still may, by rounding,
+        but for most widths they do not.
         """
         n_rows = len(x)
         if not self.module_.training:
@@ -111,7 +111,7 @@ class _TabularNeuralNetRegressor(_TabularNeuralNet, NeuralNetRegressor):
 
 
 class TabularNet(BaseEstimator):
-    """What the classifier and the regressor share; not for use by itself."""
+    """The base of the classifier and the regressor; not for use by itself."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": [
@@ -219,16 +219,16 @@ class TabularNet(BaseEstimator):
         return getattr(self.net_, method)(as_net_input(X))
 
     def build_net(self, X: Any, y: np.ndarray, targets: Labels | Values) -> Any:
-        """Build the skorch net for validated data: sized, seeded, not initialized.
+        """Build the skorch net for validated data, seeded but not initialized.
 
         Parameters
         ----------
         X : ndarray or csr matrix of shape (n_samples, n_features), float32
-            Its columns are standardised inside the net.
+            The rows; their columns are standardised inside the net.
         y : ndarray of shape (n_samples,)
-            For a stratified validation split.
+            The targets, for a stratified validation split.
         targets : Labels or Values
-            What the outputs stand for.
+            The meaning of the outputs.
 
         Returns
         -------
@@ -274,7 +274,7 @@ class TabularNet(BaseEstimator):
         )
 
     def _checked_sizes(self, n_samples: int) -> tuple[int, ...]:
-        """Give the widths, refusing what cannot be built or trained."""
+        """Return the widths; raise if they cannot be built or trained."""
         sizes = tuple(np.atleast_1d(self.hidden_layer_sizes).tolist())
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise InvalidParameterError(
@@ -472,12 +472,12 @@ def column_mean_and_scale(X: Any) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     X : ndarray or csr matrix of shape (n_samples, n_features), float32
-        Read in chunks of rows, so memory stays bounded.
+        The rows, read in chunks, so that memory stays bounded.
 
     Returns
     -------
     mean, scale : ndarray of shape (n_features,), float64
-        The scale of a constant column is 1.
+        The mean and the scale of every column; the scale of a constant column is 1.
 
     Examples
     --------

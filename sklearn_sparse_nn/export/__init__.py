@@ -1,4 +1,4 @@
-"""Fitted pruners, modules and pipelines, as sparse models."""
+"""The export of fitted pruners, modules and pipelines to sparse models."""
 
 from sklearn_sparse_nn.export.cache import predicting_model
 from sklearn_sparse_nn.export.model import export_module, export_pruner

@@ -1,4 +1,4 @@
-"""Units that are constant or that nobody reads, removed exactly."""
+"""The exact removal of units that are constant or that no output depends on."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ _MIXING = ("layer_norm", "softmax")
 
 
 def fold_constants(output: Step) -> None:
-    """Move what is the same for every row into the biases of what reads it.
+    """Move values that are the same for every row into the biases after them.
 
     Parameters
     ----------
     output : Step
-        What the net gives. Its steps are changed: the values stay the same, and no
-        weight is on a constant any more.
+        The step that computes the output of the net. The steps are changed: the
+        values stay the same, and no weight is multiplied with a constant any more.
     """
     steps = in_order(output)
     known: dict[Step, Any] = {}
@@ -36,7 +36,7 @@ def fold_constants(output: Step) -> None:
 
 
 def _add_constant(step: Step, known: dict[Step, Any]) -> None:
-    """Let an addition of a constant be an affine step."""
+    """Turn the addition of a constant into an affine step."""
     constant, other = step.inputs
     if not np.isfinite(known[constant]).all():
         constant, other = other, constant
@@ -46,12 +46,12 @@ def _add_constant(step: Step, known: dict[Step, Any]) -> None:
 
 
 def _cut_empty(steps: list[Step], kept: dict[Step, Any]) -> bool:
-    """Let linear maps without weights read the input, so that what is before may go.
+    """Connect linear maps without weights to the input, so that others can go.
 
     Returns
     -------
     cut : bool
-        Whether there was one that did not.
+        Whether any linear map was connected anew.
     """
     source = next(step for step in steps if step.kind == "input")
     cut = False
@@ -76,7 +76,7 @@ def _fold_into(step: Step, constant: Any) -> None:
 
 
 def _constants(step: Step, known: list[Any]) -> Any:
-    """Give the values of constant units; NaN for those that vary."""
+    """Compute the values of constant units; NaN for units that vary."""
     vary = np.full(step.width, np.nan)
     if step.kind == "input":
         return vary
@@ -105,17 +105,18 @@ def _normed(step: Step, values: Any) -> Any:
 
 
 def shrink(output: Step) -> Any:
-    """Take out every unit that the outputs do not depend on.
+    """Remove every unit that the outputs do not depend on.
 
     Parameters
     ----------
     output : Step
-        What the net gives, all of it kept; its steps are changed.
+        The step that computes the output of the net; all of its columns are kept. The
+        steps are changed.
 
     Returns
     -------
     columns : ndarray of int
-        Columns of the input that are left, one at least.
+        The columns of the input that are left, at least one.
     """
     steps = in_order(output)
     while _cut_empty(steps, kept := _kept(steps)):
@@ -145,7 +146,7 @@ def shrink(output: Step) -> Any:
 
 
 def _kept(steps: list[Step]) -> dict[Step, Any]:
-    """Tell which units stay: what is read, and what is tied to it."""
+    """Find the units that are needed, and those that are tied to them."""
     kept = {step: np.zeros(step.width, dtype=bool) for step in steps}
     kept[steps[-1]][:] = True
     before = -1
@@ -159,7 +160,7 @@ def _kept(steps: list[Step]) -> dict[Step, Any]:
 
 
 def _spread(step: Step, kept: dict[Step, Any]) -> None:
-    """Keep what a step needs, and what must have the same columns."""
+    """Mark the units that a step needs, and those that need the same columns."""
     if step.kind == "linear":
         rows = step.weight[kept[step]]
         kept[step.inputs[0]][rows.indices] = True

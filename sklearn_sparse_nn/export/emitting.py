@@ -1,4 +1,4 @@
-"""A net of steps, as the runtime's graph."""
+"""The runtime's graph, made from a net of steps."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,16 +35,16 @@ _FUSING = ("linear", "affine", "layer_norm", "add")
 
 @dataclass(frozen=True)
 class Rows:
-    """What becomes of the rows of X before the net's steps, beside scaling.
+    """The treatment of the rows of X before the net's steps, without scaling.
 
     Parameters
     ----------
     n_features : int
-        Columns of X.
+        The number of columns of X.
     columns : ndarray of int of shape (n_kept,)
-        Those that the net's input has.
+        The columns of X that the input of the net has.
     fill : ndarray of shape (n_kept,) or None
-        What stands in for NaN.
+        The values that replace NaN.
     wide : bool
         Whether rows of float64 are scaled in float64.
     """
@@ -61,9 +61,9 @@ def emit(output: Step, rows: Rows | None = None) -> Graph:
     Parameters
     ----------
     output : Step
-        What the net gives; its steps are changed.
+        The step that computes the output of the net. The steps are changed.
     rows : Rows or None, default=None
-        None for rows that are the net's input as they are.
+        The treatment of the rows. None for rows that are the input of the net.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def emit(output: Step, rows: Rows | None = None) -> Graph:
 
 
 def _stage(output: Step) -> tuple[Step, Any, Any]:
-    """Let the input stage do an affine step that alone reads the input.
+    """Move an affine step that alone reads the input into the input stage.
 
     There it is a difference, which keeps the digits that ``x * scale + shift`` in
     float32 loses where a column's mean is far from 0.
@@ -126,7 +126,7 @@ def _stage(output: Step) -> tuple[Step, Any, Any]:
 
 
 def _fuse(output: Step) -> Step:
-    """Let the step that makes an activation's input apply the activation."""
+    """Fuse activations into the steps that compute their inputs."""
     readers = consumers(in_order(output))
     for step in list(readers):
         if step.kind != "activation":
@@ -164,7 +164,7 @@ def _ops(output: Step) -> tuple[Op, ...]:
 
 
 def _difference(step: Step) -> Any:
-    """Tell what is better subtracted before a scale, as what is done to the input is.
+    """Find the values that an affine step should subtract before it scales.
 
     Where a column's mean is far from 0, ``x * scale + shift`` loses digits in float32.
     """

@@ -1,4 +1,4 @@
-"""Affine steps, such as batch norms, folded into their neighbours, in float64."""
+"""The folding of affine steps, such as batch norms, into others, in float64."""
 
 import numpy as np
 from scipy import sparse
@@ -17,12 +17,13 @@ def fold(output: Step) -> Step:
     Parameters
     ----------
     output : Step
-        What the net gives; its steps are changed.
+        The step that computes the output of the net. The steps are changed.
 
     Returns
     -------
     output : Step
-        Of a net with the same values, but for rounding in float64.
+        The step that computes the output of the folded net. Its values are the same,
+        but for rounding in float64.
     """
     changed = True
     while changed:
@@ -41,7 +42,7 @@ def fold(output: Step) -> Step:
 
 
 def _drop(step: Step, output: Step, readers: dict[Step, list[Step]]) -> Step:
-    """Take a step that now changes nothing out of the net."""
+    """Remove a step that changes nothing."""
     source = step.inputs[0]
     replace(step, source, readers[step])
     return source if output is step else output
@@ -58,7 +59,7 @@ def _does_nothing(step: Step) -> bool:
 
 
 def _fold_one(step: Step, readers: dict[Step, list[Step]], output: Step) -> bool:
-    """Fold an affine step into its neighbours; tell whether that was possible."""
+    """Fold an affine step into others, if possible; return whether it was."""
     if step.kind != "affine":
         return False
     source = step.inputs[0]
@@ -89,7 +90,7 @@ def _only_linear(readers: list[Step]) -> bool:
 
 
 def _compose(first: Step, second: Step) -> None:
-    """Let the first affine step do what both do."""
+    """Compose two affine steps in the first one."""
     if first.divide is not None and np.all(second.weight != 0):
         # Kept as a difference: x * scale + shift loses digits where |shift| is large.
         shift, scale = first.divide

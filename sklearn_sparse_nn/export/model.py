@@ -1,4 +1,4 @@
-"""Modules and fitted estimators, as sparse models."""
+"""Sparse models, made from modules and fitted estimators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,31 +32,31 @@ def export_module(
 ) -> SparseModel:
     """Make a sparse model of a torch module, as it is in evaluation mode.
 
-    Batch norms are folded into their neighbours in float64, dropout is gone, units
-    that are constant or that nobody reads are removed, and stored zeros are not kept.
+    Batch norms are folded into the layers beside them in float64. Dropout, stored
+    zeros, and units that are constant or that no output depends on are removed.
     The values are those of the module within float32 rounding.
 
     Parameters
     ----------
     module : nn.Module
-        Of one input of shape (n_rows, n_features), made of known layers, functions,
-        residual additions and concatenations. Of a tuple that it gives, the first is
-        taken. Weights of another dtype are converted to float32. It is not changed,
-        on whatever device and in whatever mode it is; but its forward is run once, on
-        stand-ins for values, and what that writes to parameters or to objects of the
-        module's own is written.
+        A module with one input of shape (n_rows, n_features), made of known layers,
+        functions, residual additions and concatenations. If it returns a tuple, the
+        first entry counts. Weights of another dtype are converted to float32. The
+        module may be on any device and in any mode, and is not changed. But its
+        forward is run once on placeholders, and whatever it writes to parameters or
+        to its own objects is written.
     n_features : int or None, default=None
-        Columns of the input; None to take them from the first layer.
+        The number of columns of the input; None to take it from the first layer.
     output : {"identity", "softmax", "sigmoid"}, default="identity"
-        What makes probabilities of the module's outputs.
+        The function that turns the module's outputs into probabilities.
     classes : array-like of shape (n_classes,) or None, default=None
-        Labels of a classifier; None for a regressor.
+        The labels of a classifier; None for a regressor.
     target_mean : float, default=0.0
         The value that is added to a regressor's scaled outputs.
     target_scale : float, default=1.0
         The factor by which a regressor's outputs are multiplied.
     feature_names : sequence of str or None, default=None
-        Names of the columns.
+        The names of the columns.
 
     Returns
     -------
@@ -94,17 +94,17 @@ def export_pruner(estimator: Any) -> SparseModel:
     Parameters
     ----------
     estimator : PrunedClassifier, PrunedRegressor or TabularNet
-        Fitted. It is not changed.
+        A fitted estimator. It is not changed.
 
     Returns
     -------
     model : SparseModel
-        With the estimator's labels or units, and its features' names.
+        A model with the estimator's labels or units, and the names of its features.
 
     Raises
     ------
     UnsupportedLayerError
-        The net has a layer, or a way of predicting, that is not known.
+        The net has an unknown layer, or predicts in an unknown way.
     sklearn.exceptions.NotFittedError
         `estimator` is not fitted.
     """
@@ -117,17 +117,17 @@ def export_pruner(estimator: Any) -> SparseModel:
 
 
 def as_steps(estimator: Any) -> Step:
-    """Read a fitted estimator's net as steps.
+    """Convert the net of a fitted estimator to steps.
 
     Parameters
     ----------
     estimator : pruner or TabularNet
-        Fitted.
+        A fitted estimator.
 
     Returns
     -------
     output : Step
-        What makes its probabilities or values.
+        The step that computes its raw outputs.
     """
     if not isinstance(estimator, NET_ESTIMATORS):
         raise TypeError(
@@ -155,17 +155,17 @@ def as_steps(estimator: Any) -> Step:
 
 
 def head_of(estimator: Any) -> dict[str, Any]:
-    """Tell what a fitted estimator makes of its net's outputs.
+    """Find how a fitted estimator turns raw outputs into predictions.
 
     Parameters
     ----------
     estimator : pruner or TabularNet
-        Fitted.
+        A fitted estimator.
 
     Returns
     -------
     arguments : dict
-        For SparseModel.
+        The arguments of SparseModel that say so.
     """
     targets = estimator.targets_
     if isinstance(targets, Values):

@@ -1,4 +1,4 @@
-"""Pipelines of scalers, imputers and a net, as one sparse model."""
+"""Sparse models, made from pipelines of scalers, imputers and a net."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,26 +34,26 @@ _ALLOWED = (
 def export_pipeline(pipe: Pipeline) -> SparseModel:
     """Make one sparse model of a pipeline of scalers, imputers and a net.
 
-    What comes before the net is composed in float64 and becomes the model's input
-    stage: rows of float64 are scaled in float64, as the pipeline does.
+    The steps before the net are composed in float64 and become the input stage of the
+    model: rows of float64 are scaled in float64, as in the pipeline.
 
     Parameters
     ----------
     pipe : sklearn.pipeline.Pipeline
-        Fitted. Its last step is a pruner or a TabularNet; the others are
+        A fitted pipeline. Its last step is a pruner or a TabularNet; the others are
         StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler, SimpleImputer of
         numbers, ``"passthrough"``, or pipelines of these. It is not changed.
 
     Returns
     -------
     model : SparseModel
-        It takes what the pipeline takes, of shape (n_rows, n_features).
+        A model for the same rows as the pipeline, of shape (n_rows, n_features).
 
     Raises
     ------
     UnsupportedLayerError
         A step is of another kind, or an imputer fills with a value that a clipped
-        scaler before it never gives; the message names the step.
+        scaler before it never returns; the message names the step.
     TypeError
         `pipe` is no Pipeline, or ends with something else.
     sklearn.exceptions.NotFittedError
@@ -91,7 +91,7 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
 
 
 def _steps(pipe: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """List the steps that do something, those of pipelines in pipelines too."""
+    """List the steps that change values, also those of pipelines in pipelines."""
     if not isinstance(pipe, Pipeline):
         raise TypeError(
             f"export_pipeline takes a Pipeline; got a {type(pipe).__name__}. A pruner "
@@ -134,7 +134,7 @@ _SCALERS: dict[type, Callable[[Any], tuple[Any, Any]]] = {
 
 
 class _Before:
-    """What happens to the columns before the net."""
+    """The transformers before the net, composed."""
 
     def __init__(self, n_features: int) -> None:
         self.n_features = n_features
@@ -182,7 +182,7 @@ class _Before:
         self.scalings = [(shift[kept], scale[kept]) for shift, scale in self.scalings]
 
     def _as_it_was(self, name: str, values: Any) -> Any:
-        """Give what values would have been before any scaling."""
+        """Compute the values that scale to these."""
         for i, (shift, scale) in reversed(list(enumerate(self.scalings))):
             low, high = self.clips.get(i, (-np.inf, np.inf))
             outside = np.isnan(self.fill) & ((values < low) | (values > high))
@@ -196,7 +196,7 @@ class _Before:
         return values
 
     def put_in_front(self, output: Step) -> Step:
-        """Let a net read columns that have been scaled."""
+        """Put the scaling of columns in front of a net."""
         old = next(step for step in in_order(output) if step.kind == "input")
         step = Step("input", width=old.width)
         for i, (shift, scale) in enumerate(self.scalings):
@@ -209,13 +209,13 @@ class _Before:
         return step if output is old else output
 
     def rows(self) -> Rows:
-        """Say what the input stage does beside scaling."""
+        """Build the treatment of rows, without scaling."""
         filled = not np.isnan(self.fill).any()
         return Rows(self.n_features, self.columns, self.fill if filled else None, True)
 
 
 def _as_numbers(statistics: Any) -> Any:
-    """Give an imputer's values as float64, or None; constants are kept as objects."""
+    """Convert an imputer's values to float64; None if they are no numbers."""
     try:
         return np.asarray(statistics).astype(np.float64)
     except (TypeError, ValueError):

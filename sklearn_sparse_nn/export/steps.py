@@ -1,4 +1,4 @@
-"""A net while it is being exported: steps in float64 that refer to one another."""
+"""The net during export: steps in float64 that refer to one another."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,31 +18,32 @@ Kind = Literal[
 
 @dataclass(eq=False)
 class Step:
-    """One operation, or the input.
+    """One operation of a net, or the input.
 
     Parameters
     ----------
     kind : str
-        Which.
+        The kind of operation.
     inputs : list of Step
-        What it reads.
+        The steps that it reads.
     width : int
-        Columns of what it gives.
+        The number of columns of its values.
     weight : csr_array of shape (width, n_in) or ndarray of shape (width,)
-        Of a linear map; scale of an affine one; weight of a layer norm. float64.
+        The weight of a linear map or layer norm, or the scale of an affine step, in
+        float64.
     bias : ndarray of shape (width,)
-        Added to that. float64.
+        The bias that is added, in float64.
     activation : Activation
-        Of an activation step, and of others once it is fused.
+        The activation function: of an activation step, or fused into another.
     divide : (ndarray, ndarray) or None
-        An affine step's ``(shift, scale)`` where it was written as
+        The ``(shift, scale)`` of an affine step that was written as
         ``(x - shift) / scale``.
     eps : float
-        Of a layer norm.
+        The epsilon of a layer norm.
     log : bool
-        Of a softmax.
+        Whether a softmax returns logarithms.
     name : str
-        Path of the module that it comes from.
+        The path of the module that it comes from.
     flat : bool
         Whether torch's value has shape (n,), not (n, 1).
     view : bool
@@ -69,12 +70,12 @@ def in_order(output: Step) -> list[Step]:
     Parameters
     ----------
     output : Step
-        What the net gives.
+        The step that computes the output of the net.
 
     Returns
     -------
     steps : list of Step
-        The same order whenever the net is the same.
+        The steps, in the same order whenever the net is the same.
     """
     done: dict[int, Step] = {}
     stack: list[tuple[Step, bool]] = [(output, False)]
@@ -91,12 +92,12 @@ def in_order(output: Step) -> list[Step]:
 
 
 def consumers(steps: Iterable[Step]) -> dict[Step, list[Step]]:
-    """Tell which steps read each step, once for every time that they do.
+    """Find the steps that read each step, once for every time that they do.
 
     Parameters
     ----------
     steps : iterable of Step
-        A whole net.
+        All the steps of a net.
 
     Returns
     -------
@@ -110,12 +111,12 @@ def consumers(steps: Iterable[Step]) -> dict[Step, list[Step]]:
 
 
 def replace(old: Step, new: Step, readers: Iterable[Step]) -> None:
-    """Let readers of one step read another."""
+    """Make readers of one step read another."""
     for reader in readers:
         reader.inputs = [new if s is old else s for s in reader.inputs]
 
 
 def identity_affine(step: Step, activation: Activation = PLAIN) -> Step:
-    """Give an affine step that changes nothing but by its activation."""
+    """Build an affine step that only applies its activation."""
     ones, zeros = np.ones(step.width), np.zeros(step.width)
     return Step("affine", [step], step.width, ones, zeros, activation)

@@ -1,4 +1,4 @@
-"""Looking at what pruning did: honest controls and the sensitivity of layers."""
+"""The inspection of pruning: controls and the sensitivity of layers."""
 
 from sklearn_sparse_nn.inspection.controls import controls
 from sklearn_sparse_nn.inspection.sensitivity import layer_sensitivity

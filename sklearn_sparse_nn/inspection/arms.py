@@ -1,4 +1,4 @@
-"""The arms of a controlled comparison: what each trains, made from one pruner."""
+"""The arms of a controlled comparison: unfitted estimators made from one pruner."""
 
 from bisect import bisect_right
 from fractions import Fraction
@@ -29,19 +29,19 @@ __all__ = [
 
 
 def seeded(pruner: Any, seed: int) -> Any:
-    """Clone a pruner, and give it and the net that it trains one seed.
+    """Clone a pruner, and set one seed for it and for the net that it trains.
 
     Parameters
     ----------
     pruner : PrunedClassifier or PrunedRegressor
-        Not changed.
+        The pruner; it is not changed.
     seed : int
-        For both.
+        The seed of the pruner and of its net.
 
     Returns
     -------
     pruner : the same class
-        Unfitted. A frozen net stays as it is.
+        An unfitted clone. A frozen net stays as it is.
     """
     pruner = clone(pruner).set_params(random_state=seed)
     if isinstance(pruner.estimator, TabularNet):
@@ -50,19 +50,19 @@ def seeded(pruner: Any, seed: int) -> Any:
 
 
 def random_mask(pruner: Any, pruned: Any) -> Any:
-    """Make the arm that prunes as `pruner` does, but by random scores.
+    """Build the arm that prunes as `pruner` does, but by random scores.
 
     Parameters
     ----------
     pruner : PrunedClassifier or PrunedRegressor
-        Seeded and unfitted.
+        The pruner, seeded and unfitted.
     pruned : PrunedClassifier or PrunedRegressor
-        The same, fitted.
+        The same pruner, fitted.
 
     Returns
     -------
     arm : the same class
-        Unfitted.
+        An unfitted pruner.
     """
     arm = clone(pruner).set_params(importance="random")
     by_neuron = declares(resolve_importance(pruner.importance), "scores_neurons")
@@ -74,17 +74,19 @@ def random_mask(pruner: Any, pruned: Any) -> Any:
 
 
 def shuffled_mask(pruner: Any, pruned: Any) -> Any:
-    """Make the arm with as many survivors in each layer, at random places.
+    """Build the arm with as many non-zeros in each layer, at random places.
 
     Parameters
     ----------
-    pruner, pruned
-        As for `random_mask`.
+    pruner : PrunedClassifier or PrunedRegressor
+        The pruner, seeded and unfitted.
+    pruned : PrunedClassifier or PrunedRegressor
+        The same pruner, fitted.
 
     Returns
     -------
     arm : the same class
-        Unfitted.
+        An unfitted pruner.
     """
     sparsity = {escape(name): s for name, s in pruned.layer_sparsity_.items()}
     part = resolve_granularity(pruner.granularity)
@@ -103,17 +105,17 @@ def shuffled_mask(pruner: Any, pruned: Any) -> Any:
 
 
 def untrained_net(pruner: Any) -> Any | None:
-    """Give the unfitted net that a pruner starts from.
+    """Return the unfitted net that a pruner starts from.
 
     Parameters
     ----------
     pruner : PrunedClassifier or PrunedRegressor
-        Not changed.
+        The pruner; it is not changed.
 
     Returns
     -------
     net : TabularNet or skorch.NeuralNet, or None
-        None for a frozen pruner, whose own net was sparse.
+        The net; None for a frozen pruner, whose own net was sparse.
     """
     net = pruner.estimator
     if net is None:
@@ -124,19 +126,19 @@ def untrained_net(pruner: Any) -> Any | None:
 
 
 def dense_same_epochs(pruner: Any, net: Any) -> Any:
-    """Make the arm that trains a dense net for as many epochs as the sparse one.
+    """Build the arm that trains a dense net for as many epochs as the sparse one.
 
     Parameters
     ----------
     pruner : PrunedClassifier or PrunedRegressor
-        Seeded and unfitted.
+        The pruner, seeded and unfitted.
     net : TabularNet or skorch.NeuralNet
-        Unfitted.
+        The unfitted net to train.
 
     Returns
     -------
     arm : the class of `pruner`
-        Unfitted.
+        An unfitted pruner.
     """
     arm = clone(pruner)
     if isinstance(pruner.estimator, FrozenEstimator):
@@ -153,19 +155,21 @@ def dense_same_epochs(pruner: Any, net: Any) -> Any:
 
 
 def small_dense(pruner: Any, pruned: Any, net: Any) -> Any:
-    """Make the arm of a dense net with as many weights as the sparse one at most.
+    """Build the arm of a dense net with at most as many weights as the sparse one.
 
     Parameters
     ----------
-    pruner, pruned
-        As for `random_mask`.
+    pruner : PrunedClassifier or PrunedRegressor
+        The pruner, seeded and unfitted.
+    pruned : PrunedClassifier or PrunedRegressor
+        The same pruner, fitted.
     net : TabularNet
-        Unfitted; the net that was pruned.
+        The net that was pruned, unfitted.
 
     Returns
     -------
     arm : the class of `pruner`
-        Unfitted.
+        An unfitted pruner.
     """
     weights = [layer.weight for layer in prunable_layers(pruned.net_.module_).values()]
     widths = scaled_widths(
@@ -186,16 +190,17 @@ def scaled_widths(
     Parameters
     ----------
     widths : list of int
-        Of the hidden layers.
+        The widths of the hidden layers.
     n_weights : int
-        Weights that the net may have.
+        The number of weights that the net may have.
     n_inputs, n_outputs : int
-        Of the net.
+        The numbers of inputs and outputs of the net.
 
     Returns
     -------
     widths : tuple of int
-        Rounded down, but 1 at least, even if the net then does not fit.
+        The scaled widths, rounded down, but at least 1, even if the net then does not
+        fit.
 
     Examples
     --------
@@ -224,13 +229,13 @@ def counts(fitted: Any) -> dict[str, float]:
     Parameters
     ----------
     fitted : PrunedClassifier or PrunedRegressor
-        Fitted.
+        A fitted pruner.
 
     Returns
     -------
     counts : dict
-        ``weights`` that are not zero, ``sparsity`` and ``effective_sparsity`` (NaN
-        where paths are unknown).
+        The number of ``weights`` that are not zero, the ``sparsity``, and the
+        ``effective_sparsity`` (NaN where paths are unknown).
     """
     report = fitted.report()
     size, n_nonzero = int(report["weights"].sum()), int(report["nonzeros"].sum())

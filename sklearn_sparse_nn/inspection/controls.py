@@ -1,4 +1,4 @@
-"""Does pruning beat what is simpler? The same data and seeds for it and for others."""
+"""The comparison of a pruner with simpler estimators, on the same data and seeds."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,54 +56,54 @@ def controls(
     random_state: int | np.random.RandomState | None = 0,
     n_jobs: int | None = None,
 ) -> Bunch:
-    """Compare a pruner with what is simpler, over paired repeats.
+    """Compare a pruner with simpler estimators, over paired repeats.
 
-    A sparse net that does no better than a random mask, or than a small dense net
-    with as many weights, is no success of its importance. In each repeat these are
-    fitted to the same rows with the same seed, and scored on the same others:
+    If a random mask, or a small dense net with as many weights, does as well, then the
+    importance has brought nothing. In each repeat these arms are fitted to the same
+    rows with the same seed, and scored on the same other rows:
 
     - ``"pruned"``: the pruner itself.
     - ``"random mask"``: the same, with ``importance="random"``. A `threshold` is
-      replaced by the sparsity that it led to. With `regrow`, what grows still grows
-      as there.
-    - ``"shuffled mask"``: as many survivors in each layer as the pruned net has, at
+      replaced by the sparsity that it led to. With `regrow`, groups grow by the same
+      scores as in the pruner.
+    - ``"shuffled mask"``: as many non-zeros in each layer as the pruned net has, at
       random places, and no regrowth.
     - ``"small dense"``: a dense net with at most as many weights as the sparse one
-      has non-zeros: all hidden widths scaled by one factor, as large as fits, 1 at
-      least. Trained for as many epochs as the sparse one.
+      has non-zeros: all hidden widths are scaled by one factor, as large as fits, and
+      are at least 1. It is trained for as many epochs as the sparse one.
     - ``"dense, same epochs"``: the dense net trained for as many epochs as the
       sparse one, pruning and fine-tuning included.
 
     Parameters
     ----------
     pruner : PrunedClassifier or PrunedRegressor
-        Fitted or not: clones are fitted, and nothing of it changes. With a
+        The pruner, fitted or not: clones are fitted, and it is not changed. With a
         ``FrozenEstimator`` inside, the masks all start from that net, and the two
         dense nets are trained from scratch, for its own ``max_epochs`` and those of
-        pruning and fine-tuning. Rows that the frozen net has seen are no test of it:
-        give `X_test`.
+        pruning and fine-tuning. Rows that the frozen net was trained on are no test
+        of it: pass `X_test`.
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-        Rows to train on, and without `X_test` to test on.
+        The rows to train on, and without `X_test` to test on.
     y : array-like of shape (n_samples,)
-        Their labels or values.
+        The labels or values of the rows.
     X_test : {array-like, sparse matrix, DataFrame} or None, default=None
-        Rows to score on. None: each repeat draws its own split of `X`, stratified
+        The rows to score on. None: each repeat draws its own split of `X`, stratified
         for a classifier.
     y_test : array-like or None, default=None
-        Their labels or values.
+        The labels or values of these rows.
     test_size : float or int, default=0.25
-        Of the split, as for ``train_test_split``.
+        The size of the test part of a split, as for ``train_test_split``.
     n_repeats : int, default=5
-        Repeats, each with its own seed and split.
+        The number of repeats, each with its own seed and split.
     scoring : str, callable or None, default=None
-        As scikit-learn takes it, for one score; None for the pruner's own.
+        One score, as in scikit-learn; None for the pruner's own.
     random_state : int, RandomState instance or None, default=0
-        Where the seeds of the repeats come from; random states of the pruner and of
-        its net are not used.
+        The source of the seeds of the repeats; random states of the pruner and of its
+        net are not used.
     n_jobs : int or None, default=None
-        Repeats that run at once, by joblib. Each has as many torch threads as there
-        are here, so that the result is the same bit for bit: with several workers,
-        ``torch.set_num_threads(1)`` before is fastest.
+        The number of repeats that run at once, by joblib. Each has as many torch
+        threads as the caller, so that the result is the same bit for bit: with several
+        workers, ``torch.set_num_threads(1)`` before is fastest.
 
     Returns
     -------
@@ -124,8 +124,8 @@ def controls(
             than 2 standard errors above zero, "lost to" it if more than 2 below, and
             "tied with" it otherwise.
 
-        Of a net of your own there is no small version, and a frozen pruner has no
-        dense one: such rows are NaN, and the sentence says so.
+        There is no small version of a net of your own, and no dense net of a frozen
+        pruner: such rows are NaN, and the sentence says so.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def _repeat(
 
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Let torch have as many threads as where the repeats were asked for."""
+    """Set the number of torch threads, and restore it afterwards."""
     before = torch.get_num_threads()
     if n == before:
         yield
@@ -255,7 +255,7 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _arms(pruner: Any, pruned: Any) -> dict[str, Any]:
-    """Make the arms that can be made for this net, unfitted."""
+    """Build the arms that can be made for this net, unfitted."""
     arms = {
         "random mask": random_mask(pruner, pruned),
         "shuffled mask": shuffled_mask(pruner, pruned),
@@ -275,7 +275,7 @@ def _measured(fitted: Any, scorer: Callable[..., Any], test: Any) -> dict[str, f
 def _row(
     arm: str, scores: Mapping[str, np.ndarray], results: Sequence[Result]
 ) -> dict[str, Any]:
-    """Make an arm's row of the table; the pruned one is compared with itself."""
+    """Compute an arm's row of the table; the pruned one is compared with itself."""
     values, n_repeats = scores[arm], len(results)
     differences = scores["pruned"] - values
     known = not np.isnan(values).any()
@@ -297,7 +297,7 @@ def _std(values: np.ndarray) -> float:
 
 
 def _sentence(table: Any, n_repeats: int) -> str:
-    """Say in words what the table shows."""
+    """Write the result of the table as a sentence."""
     pruned = table.loc["pruned"]
     known = [arm for arm in _CONTROLS if not np.isnan(table.loc[arm, "score"])]
     called = {arm: f"{_CONTROLS[arm]} ({table.loc[arm, 'score']:.4f})" for arm in known}
@@ -330,7 +330,7 @@ def _listed(words: list[str]) -> str:
 
 
 def _remarks(table: Any) -> list[str]:
-    """Say what is missing from the comparison, or not quite fair in it."""
+    """List what is missing from the comparison, or not quite fair in it."""
     remarks = []
     small, sparse = table.loc[["small dense", "pruned"], "weights"]
     if np.isnan(table.loc["dense, same epochs", "weights"]):

@@ -1,4 +1,4 @@
-"""Scores of estimators: one number each, whatever was asked for."""
+"""The scores of estimators: one number each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,14 @@ __all__ = ["one_score", "pandas_for", "resolve_scorer"]
 
 
 def resolve_scorer(estimator: Any, scoring: Any) -> Callable[..., Any]:
-    """Turn what scikit-learn takes as `scoring` into a scorer.
+    """Make a scorer of scikit-learn's `scoring`.
 
     Parameters
     ----------
     estimator : estimator
-        Its own ``score`` is used when `scoring` is None.
+        The estimator whose own ``score`` is used when `scoring` is None.
     scoring : str, callable or None
-        One score.
+        One score, as in scikit-learn.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def resolve_scorer(estimator: Any, scoring: Any) -> Callable[..., Any]:
     Raises
     ------
     ValueError
-        Several scores were asked for.
+        `scoring` has several scores.
     """
     if isinstance(scoring, (list, tuple, set, dict)):
         raise ValueError(
@@ -43,11 +43,11 @@ def one_score(scorer: Callable[..., Any], estimator: Any, X: Any, y: Any) -> flo
     Parameters
     ----------
     scorer : callable
-        From `resolve_scorer`.
+        A scorer from `resolve_scorer`.
     estimator : estimator
-        Fitted.
+        A fitted estimator.
     X, y : arrays
-        Rows to score on.
+        The rows to score on, and their labels or values.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def one_score(scorer: Callable[..., Any], estimator: Any, X: Any, y: Any) -> flo
     Raises
     ------
     ValueError
-        The scorer gives no single number.
+        The scorer returns no single number.
     """
     score = scorer(estimator, X, y)
     if isinstance(score, dict) or np.ndim(score):
@@ -70,7 +70,7 @@ def pandas_for(caller: str) -> Any:
     Parameters
     ----------
     caller : str
-        Who needs it, for the error.
+        The name of the function that needs it, for the error.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def pandas_for(caller: str) -> Any:
     Raises
     ------
     ImportError
-        It is not installed.
+        pandas is not installed.
     """
     try:
         import pandas  # an extra

@@ -1,4 +1,4 @@
-"""Which layers bear pruning: the score with one of them pruned at a time."""
+"""The sensitivity of layers: the score with one of them pruned at a time."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -63,36 +63,37 @@ def layer_sensitivity(
 ) -> Any:
     """Score a fitted net with one layer at a time pruned, and nothing retrained.
 
-    A layer whose score drops early is one to spare with `layers` or `sparsity` by
-    layer; how far training makes up for a drop, it does not tell.
+    Where the score drops early, prune that layer less, with `layers` or a `sparsity` by
+    layer. The table does not show how far training makes up for a drop.
 
     Parameters
     ----------
     estimator : PrunedClassifier, PrunedRegressor or TabularNet
-        Fitted; around a net of your own too. It is not changed. Weights that are zero
-        already stay zero, and count.
+        A fitted estimator, also around a net of your own. It is not changed. Weights
+        that are zero already stay zero, and count.
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-        Rows to score on, and to gather on what an importance asks for: all of them,
-        once, on the net as it is.
+        The rows to score on. The statistics of the importance are computed from all of
+        them, once, on the net as it is.
     y : array-like of shape (n_samples,)
-        Their labels or values.
+        The labels or values of the rows.
     sparsities : iterable of float, default=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-        What each layer is pruned to, rounded as a pruner does. 0 is always added.
+        The sparsities of each layer, in [0, 1), rounded as in a pruner. 0 is always
+        added.
     importance : str or callable, default="magnitude"
-        What to keep, as for a pruner; but none that needs training, such as
-        ``"movement"``.
+        The scores that decide which weights to keep, as in a pruner; but none that
+        needs training, such as ``"movement"``.
     granularity : str or object, default="unstructured"
-        What lives or dies together, as for a pruner. With ``"neuron"`` the layer that
-        gives the outputs is left out.
+        The groups of weights that are kept or pruned together, as in a pruner. With
+        ``"neuron"`` the layer of the outputs is left out.
     scoring : str, callable or None, default=None
-        As scikit-learn takes it, for one score; None for the estimator's own.
+        One score, as in scikit-learn; None for the estimator's own.
     random_state : int, RandomState instance or None, default=0
-        For what is random in an importance.
+        The seed of a random importance.
 
     Returns
     -------
     table : pandas.DataFrame
-        A row for each layer and sparsity: ``layer``, ``sparsity`` as asked,
+        A row for each layer and sparsity: ``layer``, the requested ``sparsity``,
         ``n_nonzero`` of that layer, ``score``, and ``drop``, the estimator's own score
         minus this one. At sparsity 0 the score is the estimator's own.
 
@@ -110,7 +111,7 @@ def layer_sensitivity(
 
     Notes
     -----
-    At least one weight or group of a layer lives, whatever the sparsity.
+    At least one weight or group of a layer is kept, whatever the sparsity.
 
     References
     ----------
@@ -168,7 +169,7 @@ def _checked(sparsities: Iterable[float]) -> list[float]:
 
 
 def _fed(estimator: Any, X: Any, y: Any, seed: int) -> DenseNet:
-    """Copy a fitted net, with the rows as it takes them for its loss."""
+    """Copy a fitted net, and convert the rows to what its loss takes."""
     rows = estimator._rows(X)
     y = column_or_1d(y)
     check_consistent_length(rows, y)
@@ -180,7 +181,7 @@ def _fed(estimator: Any, X: Any, y: Any, seed: int) -> DenseNet:
 def _targets(
     estimator: Any, dense: DenseNet, granularity: Granularity
 ) -> dict[str, PrunableLayer]:
-    """Choose the layers to look at; the outputs are no neurons to do without."""
+    """Choose the layers to prune; neurons of the outputs are never pruned."""
     layers = prunable_layers(estimator.net_.module_)
     if isinstance(granularity, Neuron):
         last = shape_of(dense.net, dense.X).last
@@ -195,7 +196,7 @@ def _check_importance(
     layers: Mapping[str, PrunableLayer],
     sparsities: list[float],
 ) -> None:
-    """Refuse what needs training, and parts that do not go together."""
+    """Raise if an importance needs training, or parts do not go together."""
     needed = statistics_of(importance)
     missing = [name for name in _FROM_TRAINING if name in needed]
     if missing:
@@ -236,7 +237,7 @@ def _statistics(
 
 @dataclass(frozen=True)
 class _Pruning:
-    """How single layers are pruned."""
+    """The way in which single layers are pruned."""
 
     importance: Importance
     granularity: Granularity
@@ -244,7 +245,7 @@ class _Pruning:
     seed: int
 
     def pruned(self, layer: PrunableLayer, sparsity: float) -> Tensor:
-        """Give a layer's weight with that many zeros, turned to (out, in, ...)."""
+        """Compute a layer's weight at a sparsity, turned to (out, in, ...)."""
         name = layer.name
         weights = {name: layer.turned(layer.weight.detach())}
         # Seeded anew: a higher sparsity then prunes more, and not something else.
@@ -274,7 +275,7 @@ def _rows(
     sparsities: list[float],
     score: Callable[[], float],
 ) -> list[dict[str, Any]]:
-    """Prune one layer at a time of a net that may be changed, and score it."""
+    """Prune the layers of a net one at a time, score it, and undo the change."""
     own_score = score()
     rows = []
     for name, layer in layers.items():

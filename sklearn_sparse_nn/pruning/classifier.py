@@ -20,7 +20,7 @@ class PrunedClassifier(NetClassifierMixin, BasePruner):
     """A classifier that trains a neural net and makes it sparse.
 
     ``fit`` trains a dense net, scores its weights, prunes them on a schedule and
-    fine-tunes what is left. ``transform()`` gives the weights as scipy.sparse arrays.
+    fine-tunes the rest. ``transform()`` returns the weights as scipy.sparse arrays.
 
     Parameters
     ----------
@@ -187,26 +187,27 @@ class PrunedClassifier(NetClassifierMixin, BasePruner):
         alone, and its batch size where that is ``"auto"``: let it be a random sample of
         all rows.
 
-        Epochs, `schedule`, `n_steps` and `memory` are of ``fit`` alone, and so are
-        scikit-learn's callbacks; a skorch callback cannot end training.
+        Epochs, learning rates of phases, `schedule`, `n_steps`, `memory` and
+        scikit-learn's callbacks are used by ``fit`` alone. A skorch callback cannot
+        stop the training.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Numbers, converted to float32. Nothing of it is kept.
+            The rows; numbers, converted to float32. They are not stored.
         y : array-like of shape (n_samples,)
-            Labels, all of them in `classes`.
+            The labels, all of them in `classes`.
         classes : array-like of shape (n_classes,) or None, default=None
-            All labels that there will be: needed in the first call, unless the net is
-            a fitted or frozen one that knows them; the same or None in later ones.
+            All labels of all chunks. Needed in the first call, unless the net is a
+            fitted or frozen one that has them; the same or None in later calls.
         **fit_params
-            None are supported; `sample_weight` is refused rather than ignored.
+            No other parameters; `sample_weight` is refused rather than ignored.
 
         Returns
         -------
         self : object
-            Ready to predict, to be exported, or for the next chunk. A failed or
-            interrupted call leaves everything as it was.
+            The estimator, ready to predict, to be exported, or for the next chunk. A
+            failed or interrupted call leaves everything as it was.
 
         Raises
         ------

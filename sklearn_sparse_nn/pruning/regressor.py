@@ -20,7 +20,7 @@ class PrunedRegressor(NetRegressorMixin, BasePruner):
     """A regressor that trains a neural net and makes it sparse.
 
     ``fit`` trains a dense net, scores its weights, prunes them on a schedule and
-    fine-tunes what is left. ``transform()`` gives the weights as scipy.sparse arrays.
+    fine-tunes the rest. ``transform()`` returns the weights as scipy.sparse arrays.
     A net of your own is trained on `y` as it is; a TabularNet standardises it.
 
     Parameters
@@ -178,23 +178,24 @@ class PrunedRegressor(NetRegressorMixin, BasePruner):
         chunk alone, and its batch size where that is ``"auto"``: let it be a random
         sample of all rows.
 
-        Epochs, `schedule`, `n_steps` and `memory` are of ``fit`` alone, and so are
-        scikit-learn's callbacks; a skorch callback cannot end training.
+        Epochs, learning rates of phases, `schedule`, `n_steps`, `memory` and
+        scikit-learn's callbacks are used by ``fit`` alone. A skorch callback cannot
+        stop the training.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Numbers, converted to float32. Nothing of it is kept.
+            The rows; numbers, converted to float32. They are not stored.
         y : array-like of shape (n_samples,)
-            Numbers.
+            The values; numbers.
         **fit_params
-            None are supported; `sample_weight` is refused rather than ignored.
+            No other parameters; `sample_weight` is refused rather than ignored.
 
         Returns
         -------
         self : object
-            Ready to predict, to be exported, or for the next chunk. A failed or
-            interrupted call leaves everything as it was.
+            The estimator, ready to predict, to be exported, or for the next chunk. A
+            failed or interrupted call leaves everything as it was.
 
         Raises
         ------

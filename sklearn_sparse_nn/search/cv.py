@@ -64,7 +64,7 @@ Fold = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
-    """What the two share; not for use by itself."""
+    """The base of the two searches; not for use by itself."""
 
     _default_estimator: ClassVar[type[TabularNet]]
     _pruner_class: ClassVar[type[BasePruner]]
@@ -116,18 +116,19 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Numbers, converted to float32.
+            The rows; numbers, converted to float32.
         y : array-like of shape (n_samples,)
-            Labels of any type for a classifier, numbers for a regressor.
+            The labels, of any type, for a classifier; numbers for a regressor.
         groups : array-like of shape (n_samples,) or None, default=None
-            For a splitter that keeps groups together.
+            The group of every row, for a splitter that keeps groups together.
         **fit_params
-            None are supported; `sample_weight` is refused rather than ignored.
+            No other parameters; `sample_weight` is refused rather than ignored.
 
         Returns
         -------
         self : object
-            A failed or interrupted fit leaves an earlier one as it was.
+            The fitted estimator. A failed or interrupted fit leaves an earlier one as
+            it was.
         """
         with fit_task(self, X, y, 2):
             refuse_metadata(self, "fit", fit_params, "X, y and groups")
@@ -175,7 +176,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         }
 
     def _pruner(self) -> Any:
-        """Make the pruner of a path, with a seed."""
+        """Build the pruner of a path, with a seed."""
         estimator = self.estimator
         if estimator is None:
             estimator = self._default_estimator()
@@ -192,7 +193,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     def _folds(
         self, pruner: Any, X: Any, y: Any, splits: Any, levels: Any, scorer: Any
     ) -> list[Fold]:
-        """Go down the path in every fold."""
+        """Fit and score the path in every fold."""
         context = fit_context(self)
         if context is not None:
             context = context.subcontext(
@@ -217,14 +218,14 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         return folds
 
     def _check_deciding(self) -> None:
-        """Refuse a `select_by` that names no score, where names are known already."""
+        """Raise if `select_by` names no score, where the names are known already."""
         if self.scoring is None or isinstance(self.scoring, str):
             self._deciding(["score"])
         elif not callable(self.scoring):
             self._deciding(list(self.scoring))
 
     def _deciding(self, names: Collection[str]) -> str:
-        """Name the score that decides."""
+        """Return the name of the score that decides."""
         if self.select_by is None and len(names) == 1:
             return next(iter(names))
         if self.select_by not in names:
@@ -240,7 +241,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     def _refit(
         self, pruner: Any, X: Any, y: Any, levels: list[Any]
     ) -> tuple[dict[str, Any], Bunch]:
-        """Go down the path on all rows; give what its last level was fitted with."""
+        """Fit the path on all rows; return the fitted attributes of its last level."""
         task = fit_context(self)
         if task is not None:
             task = task.subcontext(task_name="refit", max_subtasks=len(levels) + 1)
@@ -282,7 +283,7 @@ def _scored_path(
     caller: Any,
     verbose: int,
 ) -> Fold:
-    """Score the dense net and every level on the rows that they have not seen."""
+    """Score the dense net and every level on the rows left out of training."""
     (X, X_test), (y, y_test) = (
         [_safe_indexing(part, rows) for rows in split] for part in (X, y)
     )
@@ -304,28 +305,28 @@ def _scored_path(
 
 
 class _ScorerMixin:
-    """What is scored with afterwards is what has chosen."""
+    """The score of a search: the one that has chosen the level."""
 
     scorer_: Any
     best_estimator_: Any
     _decided_by: str
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Score by what has chosen the level: `scoring`, or the pruner's own score.
+        """Score by the score that has chosen the level.
 
         Parameters
         ----------
         X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-            Rows.
+            The rows to score on.
         y : array-like of shape (n_samples,)
-            Their labels or values.
+            The labels or values of the rows.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            How much rows count, where `scoring` can take that.
+            The weights of the rows, where `scoring` can take them.
 
         Returns
         -------
         score : float
-            By `select_by`, where there are several. Accuracy or R2 for
+            The score named by `select_by`, where there are several. Accuracy or R2 for
             ``scoring=None``.
         """
         check_is_fitted(self)

@@ -47,20 +47,20 @@ def fit_levels(
     levels : sequence of float or of int
         The levels that `check_levels` returned.
     start : {"previous", "dense"}, default="previous"
-        What a level is pruned from.
+        The net that a level is pruned from: that of the level before, or the dense one.
     context : sklearn.callback.CallbackContext or None, default=None
-        A task for as many subtasks as there are fits.
+        The callback task that has a subtask for every fit.
     caller : estimator or None, default=None
         The estimator that this task belongs to.
 
     Yields
     ------
     level : float or int
-        0.0 for the dense net.
+        The level; 0.0 for the dense net.
     model : the class of `pruner`
-        Fitted, with the parameters of `pruner` but for `sparsity`.
+        A fitted pruner, with the parameters of `pruner` but for `sparsity`.
     seconds : float
-        That this fit took.
+        The time of this fit.
     """
     chained = start == "previous"
     template = clone(pruner)

@@ -47,52 +47,52 @@ def pruning_path(
     Parameters
     ----------
     estimator : PrunedClassifier, PrunedRegressor, TabularNet, skorch net or None
-        How to prune; its `sparsity` is not used. A net stands for the pruner of its
-        kind as it comes, None for ``PrunedClassifier()``. Clones are fitted, nothing
-        of it changes.
+        The pruner; its `sparsity` is not used. A net stands for a pruner of its kind
+        with defaults, None for ``PrunedClassifier()``. Clones are fitted; it is not
+        changed.
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
-        Rows to train on.
+        The rows to train on.
     y : array-like of shape (n_samples,)
-        Their labels or values.
+        The labels or values of these rows.
     sparsities : sequence of float or of int, or None, default=None
-        The levels: fractions of zeros in [0, 1), or non-zeros that are kept; taken from
-        the densest to the sparsest. None for ten whose densities are spaced evenly on a
-        log scale, from 50 % to 0.5 %.
+        The levels: fractions of zeros in [0, 1), or numbers of non-zeros to keep; taken
+        from the densest to the sparsest. None for ten levels whose densities are spaced
+        evenly on a log scale, from 50 % to 0.5 %.
     X_val : {array-like, sparse matrix, DataFrame} or None, default=None
-        Rows to score every level on.
+        The rows to score every level on.
     y_val : array-like or None, default=None
-        Their labels or values.
+        The labels or values of the rows to score on.
     scoring : str, callable, list, tuple, dict or None, default=None
-        As scikit-learn takes it, for one score or several; None for the pruner's own.
+        One score or several, as in scikit-learn; None for the pruner's own.
     start : {"previous", "dense"}, default="previous"
-        What a level is pruned from. ``"previous"``: the level before it, so that
-        sparser levels have trained for longer, and are often better for it.
-        ``"dense"``: the dense net; a level is then, bit for bit, what the pruner gives
-        if it is fitted with this sparsity alone.
+        The net that a level is pruned from. ``"previous"``: that of the level before
+        it, so that sparser levels are trained for longer, and are often better for it.
+        ``"dense"``: the dense net; a level is then, bit for bit, the pruner fitted with
+        this sparsity alone.
     on_level : callable or None, default=None
-        Called with the sparsity, the fitted pruner and its score (None without `X_val`)
-        after every level, the dense one first as sparsity 0.0. It may raise to end
-        the path.
+        A function that is called after every level with the sparsity, the fitted pruner
+        and its score (None without `X_val`), first for the dense net, as sparsity 0.0.
+        It may raise to end the path.
 
     Returns
     -------
     path : sklearn.utils.Bunch
         ``sparsities`` : list of float or of int
-            The levels asked for, densest first.
+            The requested levels, densest first.
         ``models`` : list of PrunedClassifier or PrunedRegressor
             The fitted pruner of every level.
         ``dense`` : PrunedClassifier or PrunedRegressor
             The dense net, as a pruner fitted at sparsity 0.
         ``sparsity`` : ndarray of shape (n_levels,)
-            What was reached.
+            The sparsity that was reached.
         ``n_nonzero`` : ndarray of shape (n_levels,), int
-            Weights that live.
+            The number of weights that are kept.
         ``scores`` : ndarray of shape (n_levels,), dict of these, or None
-            On the validation data; a dict by name for several scores.
+            The scores on the validation data; a dict by name for several scores.
         ``dense_score`` : float, dict or None
-            Of the dense net.
+            The score of the dense net.
         ``fit_time`` : ndarray of shape (n_levels,)
-            Seconds that every level took, without the levels before it.
+            The seconds that every level took, without the levels before it.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def pruning_path(
 
 
 def _check_width(X: Any, X_val: Any) -> None:
-    """Refuse validation rows that no net for the others can take."""
+    """Raise if the validation rows have another number of features."""
     shapes = np.shape(X), np.shape(X_val)
     if all(len(shape) == 2 for shape in shapes) and shapes[0][1] != shapes[1][1]:
         raise ValueError(
@@ -174,14 +174,14 @@ def _check_width(X: Any, X_val: Any) -> None:
 
 
 def as_pruner(estimator: Any, kind: type[BasePruner] | None = None) -> BasePruner:
-    """Make an unfitted pruner of what stands for one.
+    """Build an unfitted pruner from an estimator that stands for one.
 
     Parameters
     ----------
     estimator : pruner, TabularNet, skorch.NeuralNet, FrozenEstimator or None
-        Not changed.
+        The estimator; it is not changed.
     kind : type or None, default=None
-        The pruner for a net; None for what the net says that it is.
+        The pruner for a net; None to choose it by the kind of the net.
 
     Returns
     -------
@@ -216,7 +216,7 @@ def check_levels(sparsities: Sequence[float] | np.ndarray | None) -> list[float]
     Parameters
     ----------
     sparsities : sequence of float or of int, or None
-        As given to `pruning_path`.
+        The levels, as passed to `pruning_path`.
 
     Returns
     -------
@@ -267,16 +267,16 @@ def scores_of(
     Parameters
     ----------
     scorer : callable
-        From ``check_scoring``.
+        A scorer from ``check_scoring``.
     model : estimator
-        Fitted.
+        A fitted estimator.
     X, y : arrays
-        Rows to score on.
+        The rows to score on, and their labels or values.
 
     Returns
     -------
     scores : dict of name to float
-        A single score is called ``"score"``.
+        The scores; a single one is called ``"score"``.
     """
     given = scorer(model, X, y)
     named = given if isinstance(given, dict) else {"score": given}

@@ -1,4 +1,4 @@
-"""Scores over folds, and which level of a path they speak for."""
+"""The scores over folds, and the choice of a level by them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -20,7 +20,7 @@ def cv_results(
     Parameters
     ----------
     levels : sequence
-        Sparsities.
+        The sparsities.
     folds : sequence of sequences of dict
         A row for every level of every fold: seconds to ``fit`` and to ``score``, and
         ``scores`` by name.
@@ -28,6 +28,7 @@ def cv_results(
     Returns
     -------
     results : dict
+        The table, in the form of ``cv_results_``.
     """
     results: dict[str, Any] = {}
 
@@ -57,7 +58,7 @@ def means_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     Parameters
     ----------
     rows : sequence of dict
-        One for every fold, with ``scores`` by name.
+        A row for every fold, with ``scores`` by name.
 
     Returns
     -------
@@ -80,15 +81,15 @@ def choose_level(
     Parameters
     ----------
     results : dict
-        From `cv_results`; levels from the densest to the sparsest.
+        The results of `cv_results`; levels from the densest to the sparsest.
     dense : sequence of float
         The dense net's score in every fold.
     name : str
         The score that decides.
     select : {"best", "one_se", "tolerance"} or callable
-        See `PrunedClassifierCV`.
+        The rule; see `PrunedClassifierCV`.
     tolerance : float
-        Fraction of the dense score that may be lost.
+        The fraction of the dense score that may be lost.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def choose_level(
     Raises
     ------
     ValueError
-        No level has a score, or a callable gave no index of a level.
+        No level has a score, or a callable returned no index of a level.
 
     Examples
     --------
@@ -136,6 +137,6 @@ def choose_level(
 
 
 def _standard_error(values: np.ndarray) -> Any:
-    """Give the standard error of a mean over folds; 0 of a single fold."""
+    """Compute the standard error of a mean over folds; 0 for a single fold."""
     n = len(values)
     return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(())

@@ -1,4 +1,4 @@
-"""What takes part in a net beside its values: weights and numbers, in float64."""
+"""The constants of a net: weights and numbers, in float64."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ __all__ = ["array", "vector"]
 
 
 def array(constant: Any) -> Any:
-    """Give a constant as a float64 array, all finite.
+    """Convert a constant to a float64 array, all finite.
 
     Parameters
     ----------
     constant : Tensor, ndarray or number
-        Of any real dtype, on any device.
+        A constant of any real dtype, on any device.
 
     Returns
     -------
     values : ndarray, float64
-        Not to be written to.
+        The values; do not write to them.
     """
     if isinstance(constant, Tensor):
         if constant.is_complex() or constant.is_meta or constant.is_quantized:

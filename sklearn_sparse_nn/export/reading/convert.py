@@ -1,4 +1,4 @@
-"""A recorded forward, as a net of steps."""
+"""The net of steps, made from a recorded forward."""
 
 from typing import Any
 
@@ -15,24 +15,24 @@ __all__ = ["convert"]
 
 
 def convert(module: nn.Module, n_features: int | None = None) -> Step:
-    """Read a module as a net of steps.
+    """Convert a module to a net of steps.
 
     Parameters
     ----------
     module : nn.Module
-        Not changed.
+        The module; it is not changed.
     n_features : int or None, default=None
-        Columns of its input; None to take them from its first layer.
+        The number of columns of its input; None to take it from its first layer.
 
     Returns
     -------
     output : Step
-        What it gives; the steps before hang on it.
+        The step that computes the output; it refers to the steps before it.
 
     Raises
     ------
     UnsupportedLayerError
-        A part is not known; names it.
+        A part is not known; the message names it.
     ValueError
         A weight is NaN or infinite, or widths do not fit.
     """
@@ -47,7 +47,7 @@ def convert(module: nn.Module, n_features: int | None = None) -> Step:
 
 
 class _Converter:
-    """Goes through the calls in order."""
+    """The conversion of recorded calls, in order."""
 
     def __init__(self, recorded: Trace, n_features: int | None) -> None:
         self.trace = recorded
@@ -133,7 +133,7 @@ class _Converter:
 
 
 def _input_width(recorded: Trace) -> int | None:
-    """Look for the first layer that says how many columns the input has."""
+    """Find the number of columns of the input from the first layer that has it."""
     same = set()  # nodes that have the input's columns
     for node in recorded.graph.nodes:
         reads = [n for n in node.all_input_nodes if n in same]

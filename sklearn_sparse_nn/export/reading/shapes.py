@@ -1,4 +1,4 @@
-"""Calls that shape a value: known where a value of two dimensions keeps its columns."""
+"""Functions that change or read shapes, for values of two dimensions."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ ROWS = "rows"  # stands for the number of rows, which no net may look at
 
 
 def refuse_flat(*steps: Any) -> None:
-    """Refuse what is known for two-dimensional values only."""
+    """Raise where a function needs two-dimensional values and has others."""
     for step in steps:
         if not isinstance(step, Step):
             raise TypeError(f"it is applied to a {type(step).__name__}")
@@ -45,14 +45,14 @@ def squeeze(x: Any, *dim: Any) -> Any:
 
 
 def unsqueeze(x: Any, dim: int) -> Any:
-    """Make one column of a flat value."""
+    """Turn a flat value into one column."""
     if not isinstance(x, Step) or not x.flat or dim not in (1, -1):
         raise TypeError("it makes more than two dimensions")
     return Step("activation", [x], 1, view=True)
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
-    """Nothing, for values of two dimensions; or one column made flat."""
+    """Return a value of two dimensions as it is, or flatten one column."""
     refuse_flat(x)
     if start_dim in (1, -1) and end_dim in (1, -1):
         return x
@@ -62,7 +62,7 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 
 def reshape(x: Any, *shape: Any) -> Any:
-    """Nothing, where the shape is the value's own; or one column made flat."""
+    """Return a value that has the shape already, or flatten one column."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
     refuse_flat(x)
@@ -74,28 +74,28 @@ def reshape(x: Any, *shape: Any) -> Any:
 
 
 def to(x: Any, dtype: Any) -> Any:
-    """Nothing, to float32."""
+    """Return the value as it is, for float32."""
     if dtype is not torch.float32:
         raise TypeError("only float32 is known")
     return x
 
 
 def size(x: Any, dim: int | None = None) -> Any:
-    """Rows, which stay unknown, and columns."""
+    """Return the number of rows, a placeholder, and of columns."""
     refuse_flat(x)
     shape = (ROWS, x.width)
     return shape if dim is None else shape[dim]
 
 
 def attribute(x: Any, name: str) -> Any:
-    """Tell the shape."""
+    """Return the shape, the one attribute that is known."""
     if name != "shape":
         raise TypeError(f"it reads {name!r}")
     return size(x)
 
 
 def item(x: Any, index: Any) -> Any:
-    """Take a part of a shape, or the only column."""
+    """Return a part of a shape, or the only column."""
     if isinstance(x, tuple):
         return x[index]
     if index in ((slice(None), 0), (slice(None), -1)) and x.width == 1:
@@ -104,7 +104,7 @@ def item(x: Any, index: Any) -> Any:
 
 
 def copy(x: Step) -> Step:
-    """Return a step of its own with the same values."""
+    """Return a new step with the same values."""
     return Step("activation", [x], x.width, flat=x.flat)
 
 

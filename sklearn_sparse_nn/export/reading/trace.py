@@ -1,4 +1,4 @@
-"""What a module's forward does, recorded by running a stand-in of the module.
+"""The recording of a module's forward, by running a copy of the module.
 
 ``torch.fx.symbolic_trace`` replaces ``nn.Module.__call__`` for all threads while it
 runs. Here the module tree is copied, without its parameters, and the known modules of
@@ -58,19 +58,19 @@ _BUILTIN_CONTAINERS = (list, dict, set)
 
 @dataclass
 class Trace:
-    """A recorded forward.
+    """A recorded forward of a module.
 
     Parameters
     ----------
     graph : fx.Graph
-        Its calls; ``meta["place"]`` of a node names the module that made it.
+        The calls; ``meta["place"]`` of a node names the module that made it.
     output : fx.Node
-        What the module gives; the first of a tuple.
+        The output of the module; the first entry if it is a tuple.
     modules : dict of path to nn.Module
-        Known modules that were called: copies in evaluation mode, with the module's
-        own parameters.
+        The known modules that were called: copies in evaluation mode, with the
+        parameters of the originals.
     constants : dict of name to Tensor
-        Tensors that took part.
+        The tensors that the calls use.
     """
 
     graph: fx.Graph
@@ -86,14 +86,14 @@ def place(path: str, module: nn.Module | None = None) -> str:
 
 
 def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
-    """Record what a module does with one argument, in evaluation.
+    """Record the calls that a module makes with one argument, in evaluation.
 
     Parameters
     ----------
     module : nn.Module
-        Neither it nor anything in it is changed.
+        The module. Neither it nor anything in it is changed.
     known : iterable of types
-        Modules whose calls are recorded whole.
+        The modules that are recorded as one call.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
     Raises
     ------
     UnsupportedLayerError
-        Something in it cannot be recorded, such as a branch on a value.
+        A part cannot be recorded, such as a branch on a value.
     """
     tracer = _Tracer(tuple(known))
     root = tracer.twin(module, "")
@@ -130,7 +130,7 @@ def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
 
 
 class _Value(fx.Proxy):
-    """A proxy that tells ``x += y``, which changes x, from ``x = x + y``."""
+    """A proxy that distinguishes ``x += y``, which changes x, from ``x = x + y``."""
 
     def _in_place(self, name: str, other: Any) -> "fx.Proxy":
         return self.tracer.create_proxy("call_method", name, (self, other), {})
@@ -149,7 +149,7 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(TracerBase):
-    """Collects calls."""
+    """The collection of calls in a graph."""
 
     def __init__(self, known: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class _Tracer(TracerBase):
         return self.create_node("get_attr", name, (), {})
 
     def twin(self, module: Any, path: str) -> Any:
-        """Make the stand-in of a module, the same one for the same module."""
+        """Build the copy of a module, the same one for the same module."""
         module = original(module)
         if id(module) not in self._twins:
             _check(module, path)
@@ -206,7 +206,7 @@ class _Tracer(TracerBase):
         )
 
     def _enter(self, twin: nn.Module, path: str, *args: Any, **kwargs: Any) -> Any:
-        """Run a copy's forward, remembering whose calls are recorded."""
+        """Run the forward of a copy, and remember its place for the calls in it."""
         before, self.place = self.place, place(path, twin)
         try:
             return type(twin).forward(twin, *args, **kwargs)
@@ -218,7 +218,7 @@ class _Tracer(TracerBase):
 
 
 class _Recorder:
-    """Stands for a known module, and records its calls."""
+    """A replacement of a known module that records its calls."""
 
     def __init__(self, twin: nn.Module, path: str, tracer: _Tracer) -> None:
         self.__dict__.update(_twin=twin, _path=path, _tracer=tracer)
@@ -238,7 +238,7 @@ class _Recorder:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Refuses random numbers: recorded, they would stay the same for ever."""
+    """A mode that refuses random numbers: recorded, they would be constants."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -249,7 +249,7 @@ class _NoDraws(TorchFunctionMode):
 
 
 def _check(module: Any, path: str) -> None:
-    """Refuse a module that does more than its class's forward."""
+    """Raise if a module does more than the forward of its class."""
     reason = None
     if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
         reason = "is no plain nn.Module"
@@ -274,7 +274,7 @@ def _check(module: Any, path: str) -> None:
 def _copy_structure(module: nn.Module) -> nn.Module:
     """Copy a module without its parameters, in evaluation mode.
 
-    What its forward may write to is the copy's own: buffers, lists, dicts and sets.
+    Buffers, lists, dicts and sets, which its forward may write to, are copied too.
     """
     twin = object.__new__(type(module))
     twin.__dict__.update(vars(module))
