@@ -7,11 +7,13 @@ with::
 """
 
 import inspect
+import json
 import re
 import textwrap
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import sklearn_sparse_nn
 
@@ -67,9 +69,18 @@ def default_of(parameter):
     return f', default="{value}"' if isinstance(value, str) else f", default={value!r}"
 
 
+def names_of(annotation):
+    """Write the names that a ``Literal`` allows, alone or in a union."""
+    literals = [annotation, *get_args(annotation)]
+    (literal,) = [kind for kind in literals if get_origin(kind) is Literal]
+    return f"{{{', '.join(json.dumps(name) for name in get_args(literal))}}}"
+
+
 def entry(name, text, signature):
     """Write the lines of one parameter or attribute."""
     kind, _, text = text.strip().partition("\n")
+    if "{names}" in kind:
+        kind = kind.replace("{names}", names_of(signature[name].annotation))
     default = default_of(signature[name]) if name in signature else ""
     return f"    {name} : {kind}{default}\n{wrapped(text, ' ' * 8)}\n"
 

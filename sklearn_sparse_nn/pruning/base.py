@@ -2,12 +2,22 @@
 
 from typing import Any, ClassVar, Self
 
+import numpy as np
+from joblib import Memory
 from numpy.typing import ArrayLike
 from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
+from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import check_parameters, with_callbacks
+from sklearn_sparse_nn.core.allocation import Allocation, AllocationName
 from sklearn_sparse_nn.core.budget import Sparsity
+from sklearn_sparse_nn.core.granularity import Granularity
+from sklearn_sparse_nn.core.importance import Importance, ImportanceName
+from sklearn_sparse_nn.core.penalties import PenaltyName
+from sklearn_sparse_nn.core.recovery import Rewind, RewindName, SoftTargets
+from sklearn_sparse_nn.core.regrowth import Regrow, RegrowName
+from sklearn_sparse_nn.core.schedules import Schedule, ScheduleName
 from sklearn_sparse_nn.dense.base import (
     NET_ESTIMATORS,
     MatrixLike,
@@ -39,28 +49,28 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
 
     def __init__(
         self,
-        estimator: Any = None,
+        estimator: NeuralNet | TabularNet | FrozenEstimator | None = None,
         *,
-        sparsity: Any = 0.9,
+        sparsity: float | dict[str, float] = 0.9,
         threshold: float | None = None,
-        importance: Any = "magnitude",
-        granularity: Any = "unstructured",
-        allocation: Any = "auto",
-        schedule: Any = "cubic",
+        importance: ImportanceName | Importance = "magnitude",
+        granularity: str | Granularity = "unstructured",
+        allocation: AllocationName | Allocation = "auto",
+        schedule: ScheduleName | Schedule = "cubic",
         n_steps: int = 10,
         dense_epochs: int | None = None,
         prune_epochs: int = 10,
         finetune_epochs: int = 10,
         finetune_lr: float = 1.0,
-        rewind: Any = None,
-        regrow: Any = None,
-        penalty: str | None = None,
-        budget: Any = None,
-        layers: Any = None,
-        distill: Any = 0.0,
+        rewind: RewindName | Rewind | None = None,
+        regrow: RegrowName | Regrow | None = None,
+        penalty: PenaltyName | None = None,
+        budget: dict[str, int] | None = None,
+        layers: str | list[str] | tuple[str, ...] | None = None,
+        distill: float | SoftTargets = 0.0,
         subsample: int | None = 2048,
-        memory: Any = None,
-        random_state: Any = None,
+        memory: str | Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.estimator = estimator
@@ -124,7 +134,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             inner._rows(X)  # names and number of columns, in its words
         X, y = check_fit(self, X, y, self._row_rules(is_own_net(source)))
         # What someone else wrote may draw from the global generators.
-        parts = [self.importance, self.allocation, self.schedule]
+        parts: list[Any] = [self.importance, self.allocation, self.schedule]
         parts += [self.granularity, self.regrow]
         used = may_draw(source) or not is_ours(*parts)
         state = GlobalState(as_seed(self.random_state), used)

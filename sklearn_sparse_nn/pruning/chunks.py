@@ -1,8 +1,8 @@
 """Training by chunks of rows, and pruning between two chunks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,7 +58,12 @@ def _takes_chunks(pruner: Pruner) -> bool:
     return True
 
 
-by_chunks = available_if(_takes_chunks)
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def by_chunks(method: Method) -> Method:
+    """Hide a method of a pruner that needs a whole fit; its type stays what it is."""
+    return available_if(_takes_chunks)(method)
 
 
 def partial_fit(
