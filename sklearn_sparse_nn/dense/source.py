@@ -84,7 +84,7 @@ def is_own_net(estimator: Any) -> bool:
     Parameters
     ----------
     estimator : TabularNet, pruner, skorch.NeuralNet, FrozenEstimator or None
-        As given to a pruner.
+        The `estimator` of a pruner.
     """
     if isinstance(estimator, FrozenEstimator):
         estimator = estimator.estimator
@@ -98,7 +98,7 @@ def may_draw(estimator: Any) -> bool:
     Parameters
     ----------
     estimator : TabularNet, skorch.NeuralNet, FrozenEstimator or None
-        As given to a pruner.
+        The `estimator` of a pruner.
     """
     if is_own_net(estimator):
         return True
@@ -124,7 +124,7 @@ def dense_net(
     Parameters
     ----------
     estimator : TabularNet, skorch.NeuralNet, FrozenEstimator or None
-        As given to the pruner; never changed.
+        The `estimator` of the pruner; never changed.
     default : type
         The TabularNet class of the pruner's kind.
     X, y : arrays

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_sparse_nn.nets.host import forward_hooks, own_buffers, own_parameters
+
 __all__ = ["State", "state_of"]
 
 _INTERNAL = frozenset(vars(nn.Module()))  # torch's own attributes
@@ -23,7 +25,7 @@ class _UnknownStateError(Exception):
 
 
 class State:
-    """What decides the outputs of a module, apart from the code of its classes.
+    """The values that decide a module's outputs, apart from the code of its classes.
 
     Weights may be changed behind torch's version counters (``weight.data``, arrays that
     share their memory), so their bits are compared, not the counters. That takes a
@@ -62,13 +64,13 @@ class State:
         facts, values = self.facts, vars(module)
         kind = type(module)
         facts += kind, kind.forward, id(module)
-        facts += tuple(module._forward_hooks), tuple(module._forward_pre_hooks)
+        facts += forward_hooks(module)
         for name, value in values.items():
             if name not in _INTERNAL:
                 self._left = _MAX_VALUES
                 facts.append(name)
                 self._add(value)
-        for tensors in (values["_parameters"], values["_buffers"]):
+        for tensors in (own_parameters(module), own_buffers(module)):
             for name, tensor in tensors.items():
                 facts.append(name)
                 self._add(tensor)
@@ -147,7 +149,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def state_of(module: nn.Module, facts: list[Any]) -> State | None:
-    """Look at all that decides the outputs of a module.
+    """Collect all that decides the outputs of a module.
 
     Parameters
     ----------

@@ -23,11 +23,11 @@ __all__ = [
     "AnyConvTranspose",
     "criteria",
     "drop_optimizers",
+    "forward_hooks",
     "has_forward_hooks",
     "has_global_forward_hooks",
     "inner_schedulers",
     "mark_as_scheduled",
-    "n_forward_hooks",
     "optimizers",
     "original",
     "own_buffers",
@@ -101,14 +101,20 @@ def set_own_modules(module: nn.Module, modules: Mapping[str, Any]) -> None:
     vars(module)["_modules"] = dict(modules)
 
 
-def n_forward_hooks(module: nn.Module) -> tuple[int, int]:
-    """Count a module's hooks after and before its forward."""
-    return len(module._forward_hooks), len(module._forward_pre_hooks)
+def forward_hooks(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the numbers of a module's hooks after and before its forward.
+
+    Examples
+    --------
+    >>> forward_hooks(nn.Identity())
+    ((), ())
+    """
+    return tuple(module._forward_hooks), tuple(module._forward_pre_hooks)
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
     """Check whether a hook may change what a module's forward takes or returns."""
-    return any(n_forward_hooks(module))
+    return any(forward_hooks(module))
 
 
 def has_global_forward_hooks() -> bool:

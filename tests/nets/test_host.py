@@ -69,6 +69,8 @@ def touched(tree, host_names, own_names):
         match node:
             case ast.Attribute(ast.Name("self" | "cls"), name):
                 private = is_private(name) and name not in own_names
+            case ast.Attribute(ast.Name("pickle"), _):  # the standard library's
+                continue
             case ast.Attribute(_, name):
                 private = name in host_names or (
                     is_private(name) and name not in own_names
