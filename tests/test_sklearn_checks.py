@@ -16,16 +16,17 @@ from sklearn_sparse_nn import (
 
 NETS = [TabularNetClassifier(), TabularNetRegressor()]
 PRUNERS = [PrunedClassifier(), PrunedRegressor()]
-# As they come they would fit fifty nets for every check.
+# As they come they would fit fifty nets of forty epochs for every check.
+QUICK = {"lr": 0.03, "max_epochs": 8}
 SHORT = {"allocation": "uniform", "n_steps": 2, "prune_epochs": 2, "finetune_epochs": 2}
 SEARCHES = [
     PrunedClassifierCV(
-        PrunedClassifier(TabularNetClassifier((32,), lr=0.01), **SHORT),
+        PrunedClassifier(TabularNetClassifier((32,), **QUICK), **SHORT),
         sparsities=[0.3, 0.5],
         cv=2,
     ),
     PrunedRegressorCV(
-        PrunedRegressor(TabularNetRegressor((32,), lr=0.01), **SHORT),
+        PrunedRegressor(TabularNetRegressor((32,), **QUICK), **SHORT),
         sparsities=[0.3, 0.5],
         cv=2,
     ),
@@ -36,17 +37,16 @@ VARIANTS = [
         (32,), lr=0.01, norm="layer", dropout=0.1, early_stopping=True
     ),
     PrunedClassifier(
-        TabularNetClassifier((64, 64), lr=0.01),
+        TabularNetClassifier((32, 32), **QUICK),
         sparsity=0.5,
         granularity="neuron",
-        allocation="uniform",
+        **SHORT,
     ),
     PrunedRegressor(
-        TabularNetRegressor((64,), lr=0.01),
+        TabularNetRegressor((32,), **QUICK),
         sparsity=0.5,
-        allocation="uniform",
         rewind="weights",
-        finetune_epochs=40,
+        **SHORT | {"finetune_epochs": 12},
     ),
 ]
 
