@@ -1,1 +1,1 @@
-"""The dense phase, kept: as bytes, in a store, by a key."""
+"""Training as bytes: snapshots, a store of dense phases, and its keys."""

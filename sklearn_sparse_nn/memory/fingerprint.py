@@ -164,7 +164,7 @@ class _Sink:
 
 
 def _made(*parts: Any) -> None:
-    """Stand for the kind of an object in a pickle that nobody loads."""
+    """Mark the kind of an object in a pickle that nobody loads."""
 
 
 def _first(pair: tuple[str, Any]) -> str:

@@ -1,91 +1,110 @@
-"""A training run as bytes, without its rows: everything that training goes on from."""
+"""Snapshots of training: nets, runs and all around them as bytes."""
 
 import io
 import pickle
-import random
+from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import cloudpickle
-import numpy as np
 import torch
 from skorch import NeuralNet
+from torch.optim.lr_scheduler import LambdaLR
 
-from sklearn_sparse_nn.nets.host import mark_as_scheduled, pickles_without_best
+from sklearn_sparse_nn.nets.host import pickles_without_best
 
-__all__ = ["SnapshotPickler", "dump", "global_rng", "load", "restore_global_rng"]
-
-
-def dump(value: Any, data: tuple[Any, ...]) -> bytes:
-    """Pickle objects around a net in training, and refer to its rows.
-
-    Parameters
-    ----------
-    value : object
-        May hold initialized skorch nets and training runs.
-    data : tuple of arrays
-        Objects that are not written; `load` is given the like.
-
-    Returns
-    -------
-    blob : bytes
-
-    Raises
-    ------
-    Exception
-        Something in it cannot be pickled, such as an open file of a callback.
-    """
-    buffer = io.BytesIO()
-    SnapshotPickler(buffer, data).dump(value)
-    return buffer.getvalue()
+__all__ = ["Snapshot"]
 
 
-def load(blob: bytes, data: tuple[Any, ...]) -> Any:
-    """Give back what `dump` wrote, around these rows.
+@dataclass(frozen=True)
+class Snapshot:
+    """Objects around a net in training, as bytes; each `restore` is another copy.
 
     Parameters
     ----------
     blob : bytes
-        From `dump`.
-    data : tuple of arrays
-        Equal to those it was given.
+        The objects, without the parts.
+    parts : tuple
+        Classes and functions that the objects refer to. They are not copied: in the
+        same process they stay the same objects, with the globals that they use, also
+        where they were defined in a notebook. When the snapshot is pickled, they are
+        pickled as whoever does so would do it.
 
-    Returns
-    -------
-    value : object
+    Examples
+    --------
+    >>> rows = np.zeros(3)
+    >>> snapshot = Snapshot.of({"rows": rows, "epoch": 3}, data=(rows,))
+    >>> snapshot.restore(data=(np.ones(3),))
+    {'rows': array([1., 1., 1.]), 'epoch': 3}
     """
-    return _Unpickler(io.BytesIO(blob), data).load()
+
+    blob: bytes
+    parts: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(
+        cls, value: Any, *, data: tuple[Any, ...] = (), live: bool = False
+    ) -> "Snapshot":
+        """Build a snapshot.
+
+        Parameters
+        ----------
+        value : object
+            The objects; there may be initialized skorch nets and training runs.
+        data : tuple of object
+            Objects that are not written, such as rows; `restore` needs equal ones.
+        live : bool, default=False
+            Whether classes and functions stay the objects that they are, as parts.
+            Otherwise they are pickled, by name or by their code.
+
+        Returns
+        -------
+        snapshot : Snapshot
+
+        Raises
+        ------
+        Exception
+            Something in it cannot be pickled, such as an open file of a callback.
+        """
+        file = io.BytesIO()
+        pickler = _Pickler(file, data, live=live)
+        pickler.dump(value)
+        return cls(file.getvalue(), tuple(pickler.parts))
+
+    def restore(self, *, data: tuple[Any, ...] = ()) -> Any:
+        """Build the objects anew.
+
+        Parameters
+        ----------
+        data : tuple of object
+            Objects equal to those that were not written.
+
+        Returns
+        -------
+        value : object
+        """
+        return _Unpickler(io.BytesIO(self.blob), (*data, *self.parts)).load()
 
 
-def global_rng() -> Any:
-    """Give the state of python's, numpy's and torch's global generators."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    return random.getstate(), numpy_state, torch.get_rng_state(), cuda
-
-
-def restore_global_rng(state: Any) -> None:
-    """Put a state from `global_rng` back."""
-    python_state, numpy_state, torch_state, cuda = state
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)  # noqa: NPY002
-    torch.set_rng_state(torch_state)
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)
-
-
-class SnapshotPickler(cloudpickle.Pickler):
-    """Writes a net and all around it at once.
+class _Pickler(cloudpickle.Pickler):
+    """A pickler that writes a net and all around it at once.
 
     skorch's own way writes modules and optimizers apart from callbacks, so that a
     learning-rate schedule would come back with an optimizer of its own.
     """
 
-    def __init__(self, file: Any, data: tuple[Any, ...]) -> None:
+    def __init__(self, file: io.BytesIO, data: tuple[Any, ...], *, live: bool) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._places = {id(rows): i for i, rows in enumerate(data)}
+        self.parts: list[Any] = []
+        self._places = {id(obj): place for place, obj in enumerate(data)}
+        self._n_data, self._live = len(data), live
 
     def persistent_id(self, obj: Any) -> int | None:
-        """Return the place of rows that are not written, None for all else."""
+        """Return the place of what is not written, None for all else."""
+        is_code = isinstance(obj, (type, FunctionType))
+        if self._live and is_code and id(obj) not in self._places:
+            self._places[id(obj)] = self._n_data + len(self.parts)
+            self.parts.append(obj)
         return self._places.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
@@ -102,7 +121,7 @@ class SnapshotPickler(cloudpickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, data: tuple[Any, ...]) -> None:
+    def __init__(self, file: io.BytesIO, data: tuple[Any, ...]) -> None:
         super().__init__(file)
         self._data = data
 
@@ -115,7 +134,20 @@ def _set_state(net: NeuralNet, state: dict[str, Any]) -> None:
     for _, callback in state.get("callbacks_", []):
         optimizer = getattr(getattr(callback, "lr_scheduler_", None), "optimizer", None)
         if optimizer is not None:
-            mark_as_scheduled(optimizer)
+            _watch_steps(optimizer)
+
+
+def _watch_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Make torch note an optimizer's steps, as any learning-rate schedule does.
+
+    What torch does for that is not pickled, and without it a schedule warns of steps in
+    the wrong order. A schedule by the factor 1 has torch do it again.
+    """
+    begun = [dict(group) for group in optimizer.param_groups]
+    LambdaLR(optimizer, lambda epoch: 1)
+    for group, before in zip(optimizer.param_groups, begun, strict=True):
+        group.clear()
+        group.update(before)
 
 
 def _generator(device: str, state: torch.Tensor) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""The dense phase in a store: computed once, for all that ask for the same."""
+"""A store of dense phases, each computed once for all equal fits."""
 
 import sys
 import threading
@@ -15,11 +15,11 @@ from sklearn.utils.validation import check_memory
 
 from sklearn_sparse_nn._version import __version__
 from sklearn_sparse_nn.memory.fingerprint import fingerprint
-from sklearn_sparse_nn.memory.snapshot import dump, load
+from sklearn_sparse_nn.memory.snapshot import Snapshot
 
 __all__ = ["key_of", "recall"]
 
-_FORMAT = 3  # of what is stored; another number forgets all
+_FORMAT = 3  # of the stored value; after a change, old values are not found
 
 # Warning filters belong to the process.
 _TURN = threading.Lock()
@@ -28,26 +28,26 @@ _TURN = threading.Lock()
 def key_of(
     memory: Any, estimator: Any, X: Any, y: Any, **settings: Any
 ) -> tuple[str, tuple[Any, ...]] | None:
-    """Make a key of all that a dense phase depends on.
+    """Compute a key of all that a dense phase depends on.
 
     Parameters
     ----------
     memory : str, joblib.Memory or object with ``cache``
-        The store, for the warning.
+        The store, which the warning names.
     estimator : estimator
-        Whose parameters count, as `fingerprint` tells them apart.
+        The net; its class and parameters count, as in `fingerprint`.
     X, y : arrays
-        Validated training data; values and dtypes count, memory layouts do not.
+        The validated training data; values and dtypes count, memory layouts do not.
     **settings
-        What else counts.
+        Other values that count.
 
     Returns
     -------
     key : str
-        Of 64 hexadecimal digits.
+        64 hexadecimal digits.
     parts : tuple
-        A user's classes and functions among the parameters. They are not stored, so
-        that a stored net has those of who asks for it.
+        The user's classes and functions among the parameters. They are not stored, so
+        that a net from the store has those of the current process.
 
     None, with a warning, where a parameter has no state to tell it from others.
     """
@@ -63,14 +63,14 @@ def key_of(
 
 
 class _Job:
-    """What is to be done if the store has it not; the same for every key.
+    """The computation of a value that the store may not have.
 
     Parameters
     ----------
     compute : callable
-        Gives the value; may take long.
+        The function that computes the value; it may take long.
     data : tuple of arrays
-        Rows that are not stored with it.
+        The rows, which are not stored.
     """
 
     def __init__(self, compute: Callable[[], Any], data: tuple[Any, ...]) -> None:
@@ -86,7 +86,7 @@ class _Job:
         return "dense phase"
 
     def run(self) -> Any:
-        """Compute, once."""
+        """Compute the value, at the first call."""
         if not self.done:
             try:
                 self.value = self.compute()
@@ -97,17 +97,17 @@ class _Job:
         return self.value
 
     def blob(self) -> bytes:
-        """Compute, and write the value down with a checksum."""
-        blob = dump(self.run(), self.data)
+        """Compute the value, and return it as bytes with a checksum."""
+        blob = Snapshot.of(self.run(), data=self.data).blob
         return sha256(blob).digest() + blob
 
 
 def _no_job() -> None:
-    """Stand for a job in a key."""
+    """Replace a job in joblib's key."""
 
 
 def dense_phase(key: str, job: Any) -> bytes:
-    """Compute a dense phase; joblib keeps what this gives, by its key."""
+    """Compute a dense phase; joblib stores what this returns, by its key."""
     blob: bytes = job.blob()
     return blob
 
@@ -115,21 +115,22 @@ def dense_phase(key: str, job: Any) -> bytes:
 def recall(
     memory: Any, key: str, compute: Callable[[], Any], data: tuple[Any, ...]
 ) -> tuple[Any, bool]:
-    """Get a value from a store, or compute it and put it there.
+    """Load a value from a store, or compute it and store it.
 
-    Two processes that ask at once may both compute; the values are equal, and each is
-    written whole. What is wrong with the store is warned of, once, and computed around.
+    Two processes that need it at once may both compute it; the values are equal, and
+    each is written whole. Where the store fails, a warning says so, once, and the value
+    is computed.
 
     Parameters
     ----------
     memory : str, joblib.Memory or object with ``cache``
         The store.
     key : str
-        What the value is stored under.
+        The key of the value.
     compute : callable
-        Gives the value.
+        The function that computes the value.
     data : tuple of arrays
-        Rows that are not stored with it.
+        The rows, which are not stored.
 
     Returns
     -------
@@ -143,7 +144,7 @@ def recall(
         cached = check_memory(memory).cache(dense_phase)
         blob = _stored(cached, key, job)
         if blob is not None and not job.done:
-            return load(_checked(blob), data), True
+            return Snapshot(_checked(blob)).restore(data=data), True
     except Exception as error:
         if error is job.error:
             raise
@@ -159,7 +160,7 @@ def recall(
 
 
 def _stored(cached: Any, key: str, job: _Job) -> Any:
-    """Look a blob up; a store that is not joblib's may compute it at once."""
+    """Load a blob, if it is there; a store that is not joblib's may compute it."""
     if not isinstance(cached, MemorizedFunc):
         return cached(key, job)
     if not cached.check_call_in_cache(key, job):
@@ -168,20 +169,20 @@ def _stored(cached: Any, key: str, job: _Job) -> Any:
 
 
 def _put(cached: Any, key: str, job: _Job) -> None:
-    """Store what is computed; raise what joblib would only warn of."""
+    """Store the value; raise the errors that joblib would only warn of."""
     with _TURN, warnings.catch_warnings():
         warnings.filterwarnings("error", message="Unable to cache to disk")
         cached(key, job)
 
 
 def _forget(cached: Any, key: str, job: _Job) -> None:
-    """Take a damaged value out of the store, if that can be done."""
+    """Remove a damaged value from the store, if that is possible."""
     with suppress(Exception):
         cached.call_and_shelve(key, job).clear()
 
 
 def _checked(blob: Any) -> bytes:
-    """Give a blob whose checksum is right."""
+    """Check the checksum of a blob, and return what is behind it."""
     if not isinstance(blob, bytes) or sha256(blob[32:]).digest() != blob[:32]:
         raise ValueError("a stored net is damaged")
     return blob[32:]
@@ -191,7 +192,7 @@ _warned: set[str] = set()
 
 
 def _warn(memory: Any, error: Exception) -> None:
-    """Warn once of every store."""
+    """Warn that a store fails, once for each store."""
     where = str(getattr(memory, "location", memory))
     if where not in _warned:
         _warned.add(where)

@@ -6,7 +6,6 @@ files.
 """
 
 from collections.abc import Mapping
-from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +26,6 @@ __all__ = [
     "has_forward_hooks",
     "has_global_forward_hooks",
     "inner_schedulers",
-    "mark_as_scheduled",
     "optimizers",
     "original",
     "own_buffers",
@@ -167,22 +165,6 @@ def pickles_without_best(callback: object) -> bool:
     """
     own = getattr(type(callback), "__getstate__", None)
     return own is EarlyStopping.__getstate__
-
-
-def mark_as_scheduled(optimizer: torch.optim.Optimizer) -> None:
-    """Mark an optimizer as one that a learning-rate schedule watches, as torch does.
-
-    The mark is not pickled; without it torch warns of steps in the wrong order.
-    """
-    step = type(optimizer).step
-
-    @wraps(step)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        optimizer._opt_called = True  # type: ignore[attr-defined]
-        return step(optimizer, *args, **kwargs)
-
-    watched._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
-    optimizer.step = watched  # type: ignore[method-assign]
 
 
 def inner_schedulers(scheduler: Any) -> list[Any]:

@@ -197,7 +197,7 @@ def _source(pruner: Pruner) -> NeuralNet | TabularNet | FrozenEstimator | None:
 def _take_up(pruner: Pruner) -> PruningRun | None:
     """Return a copy of the run that the last call put away, if one did."""
     snapshot = getattr(pruner, "_snapshot", None)
-    return None if snapshot is None else snapshot.copy()
+    return None if snapshot is None else snapshot.restore()
 
 
 def _global_state(pruner: Pruner, run: PruningRun | None) -> GlobalState:

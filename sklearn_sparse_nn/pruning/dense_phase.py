@@ -7,7 +7,7 @@ from typing import Any
 
 from sklearn.frozen import FrozenEstimator
 
-from sklearn_sparse_nn.memory.snapshot import dump, load
+from sklearn_sparse_nn.memory.snapshot import Snapshot
 from sklearn_sparse_nn.memory.store import key_of, recall
 from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import Progress
@@ -25,22 +25,22 @@ class SharedDense:
     """A dense phase as bytes, shared by all fits of a path that start from it."""
 
     def __init__(self) -> None:
-        self._blob: bytes | None = None
+        self._kept: Snapshot | None = None
         self._fails = False
 
     def copy(self, run: PruningRun) -> Trained | None:
         """Return a copy around the rows of `run`; None if there is none yet."""
-        if self._blob is None:
+        if self._snapshot is None:
             return None
-        trained: Trained = load(self._blob, (run.X, run.y))
+        trained: Trained = self._snapshot.restore(data=(run.X, run.y))
         return trained
 
     def keep(self, trained: Trained, run: PruningRun) -> None:
         """Keep a dense phase; warn, once, if it cannot be copied."""
-        if self._fails or self._blob is not None:
+        if self._fails or self._snapshot is not None:
             return
         try:
-            self._blob = dump(trained, (run.X, run.y))
+            self._snapshot = Snapshot.of(trained, data=(run.X, run.y))
         except Exception as error:  # pickling anything may fail in any way
             self._fails = True
             warnings.warn(

@@ -20,7 +20,7 @@ from sklearn_sparse_nn.core.penalties import PENALTIES
 from sklearn_sparse_nn.core.recovery import Rewind, SoftTargets
 from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.dense.tabular import TabularNet
-from sklearn_sparse_nn.memory.kept import Kept
+from sklearn_sparse_nn.memory.snapshot import Snapshot
 
 __all__ = ["CONSTRAINTS", "Pruner"]
 
@@ -70,7 +70,7 @@ class Pruner(Protocol):
     masks_: Mapping[str, np.ndarray]
     history_: list[dict[str, float | str]]
     _own_dtype: np.dtype | None
-    _snapshot: Kept | None
+    _snapshot: Snapshot | None
     _default_estimator: ClassVar[type[TabularNet]]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sklearn_sparse_nn.core.granularity import Block
 from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.dense.base import NetRows
 from sklearn_sparse_nn.dense.source import DenseNet, NetFormat
-from sklearn_sparse_nn.memory.kept import Kept, keep
+from sklearn_sparse_nn.memory.snapshot import Snapshot
 from sklearn_sparse_nn.nets.copies import (
     copy_module,
     private_twin,
@@ -370,12 +370,12 @@ class PruningRun:
             setattr(self, name, trained[name])
         self.global_state.restore(trained["drawn"])
 
-    def fitted(self, snapshot: Kept | None = None) -> Fitted:
+    def fitted(self, snapshot: Snapshot | None = None) -> Fitted:
         """Make the fitted attributes of a pruner; the net is done with training.
 
         Parameters
         ----------
-        snapshot : Kept or None, default=None
+        snapshot : Snapshot or None, default=None
             The run as a later call takes it up.
 
         Returns
@@ -407,12 +407,12 @@ class PruningRun:
         masks = zero_mask({name: found[name] for name in self.masks})
         return self._attributes(twin, None, masks) | {"history_": history}
 
-    def snapshot(self) -> Kept:
+    def snapshot(self) -> Snapshot:
         """Build a copy of the run as bytes, without its rows.
 
         Returns
         -------
-        snapshot : Kept
+        snapshot : Snapshot
 
         Raises
         ------
@@ -423,7 +423,7 @@ class PruningRun:
         self.training.release()
         self.drawn = self.global_state.copy()
         try:
-            return keep(self)
+            return Snapshot.of(self, live=True)
         except Exception as error:
             raise TypeError(
                 "Between calls training is kept as bytes, and something in the net or "
@@ -431,7 +431,7 @@ class PruningRun:
             ) from error
 
     def _attributes(
-        self, net: NeuralNet, snapshot: Kept | None, masks: Masks | None = None
+        self, net: NeuralNet, snapshot: Snapshot | None, masks: Masks | None = None
     ) -> Fitted:
         masks = self.masks if masks is None else masks
         layers = prunable_layers(net.module_)

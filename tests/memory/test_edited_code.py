@@ -164,13 +164,13 @@ def test_a_module_that_an_object_holds_counts_as_a_whole(files):
 def test_a_file_that_has_the_name_of_pythons_own_is_the_users(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delitem(sys.modules, "this", raising=False)
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
     found = []
     for number in (1, 2):
-        (tmp_path / "this.py").write_text(f"def f(x):\n    return x + {number}\n")
+        (tmp_path / "sched.py").write_text(f"def f(x):\n    return x + {number}\n")
         importlib.invalidate_caches()
-        monkeypatch.delitem(sys.modules, "this", raising=False)
-        found.append(fingerprint(importlib.import_module("this").f)[0])
+        monkeypatch.delitem(sys.modules, "sched", raising=False)
+        found.append(fingerprint(importlib.import_module("sched").f)[0])
     assert found[0] != found[1]
 
 
