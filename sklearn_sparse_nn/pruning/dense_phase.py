@@ -25,7 +25,7 @@ class SharedDense:
     """A dense phase as bytes, shared by all fits of a path that start from it."""
 
     def __init__(self) -> None:
-        self._kept: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._fails = False
 
     def copy(self, run: PruningRun) -> Trained | None:
