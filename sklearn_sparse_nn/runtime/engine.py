@@ -21,7 +21,7 @@ from sklearn_sparse_nn.runtime.kernels.program import (
     place_values,
 )
 from sklearn_sparse_nn.runtime.reference import evaluate
-from sklearn_sparse_nn.runtime.threads.choice import Sharing
+from sklearn_sparse_nn.runtime.threads.choice import NEVER_SHARED, Sharing
 from sklearn_sparse_nn.runtime.threads.pool import share
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
@@ -152,10 +152,12 @@ class KernelEngine:
     ) -> None:
         """Write raw outputs, or their softmax."""
         kernel, program = self._ready or self._prepare()
-        predict = partial(_predict, kernel, program, X, out, proba, staged)
-        finite = self._share(predict, len(X), n_threads) if n_threads > 1 else None
+        args = kernel, program, X, out, proba, staged
+        finite = None
+        if n_threads > 1 and len(X) > NEVER_SHARED:
+            finite = self._share(partial(_predict, *args), len(X), n_threads)
         if finite is None:
-            finite = predict(0, len(X))
+            finite = _predict(*args, 0, len(X))
         if not finite:
             allow_nan = self.graph.stage.fill is not None and not staged
             refuse_nonfinite(X, allow_nan=allow_nan)

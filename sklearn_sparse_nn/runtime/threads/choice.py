@@ -6,10 +6,11 @@ from sklearn_sparse_nn.runtime.graph import Graph
 from sklearn_sparse_nn.runtime.kernels.layout import WIDE
 from sklearn_sparse_nn.runtime.kernels.plan import Plan, cycles
 
-__all__ = ["Sharing"]
+__all__ = ["NEVER_SHARED", "Sharing"]
 
-_START = 300_000.0  # cycles, about 0.1 ms: to wake a helper and wait for its end
-_PIECES = 4  # for every thread, at most: each takes the interpreter's lock once
+NEVER_SHARED = WIDE // 2  # up to so many rows: half of a tile is the least piece
+_START = 500_000.0  # cycles, under 0.2 ms: to wake a helper and wait for its end
+_PIECES = 4  # for every thread, about; each takes the interpreter's lock once
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Sharing:
         n : int or None
             A number of whole tiles, or half a tile; None where one thread is as fast.
         """
-        if n_rows <= WIDE // 2:
+        if n_rows <= NEVER_SHARED:
             return None
         if n_rows <= WIDE:
             n, cost = WIDE // 2, self.half
