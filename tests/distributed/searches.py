@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from sklearn_sparse_nn import PrunedClassifier, PrunedClassifierCV
-from tests.memory.test_store import QUICK, bits
+from tests.memory.dense_phases import QUICK, bits
 from tests.pruning.nets import own_net, small
 
 LEVELS = [0.3, 0.6]

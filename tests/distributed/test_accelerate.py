@@ -5,7 +5,7 @@ from skorch import NeuralNetClassifier
 from skorch.hf import AccelerateMixin
 
 from sklearn_sparse_nn import PrunedClassifier
-from tests.memory.test_store import QUICK, bits
+from tests.memory.dense_phases import QUICK, bits
 from tests.pruning.nets import own_net
 
 accelerate = pytest.importorskip("accelerate")

@@ -15,7 +15,7 @@ from tests.distributed.searches import (
     grid,
     trainings,
 )
-from tests.memory.test_store import outputs
+from tests.memory.dense_phases import outputs
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")

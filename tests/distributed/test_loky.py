@@ -22,7 +22,7 @@ from tests.distributed.searches import (
     grid,
     trainings,
 )
-from tests.memory.test_store import QUICK, outputs
+from tests.memory.dense_phases import QUICK, outputs
 from tests.pruning.nets import small
 from tests.runtime.graphs import rows_for, share_always
 from tests.runtime.test_threads import make_model

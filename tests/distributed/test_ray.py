@@ -16,7 +16,7 @@ from tests.distributed.searches import (
     by_path,
     grid,
 )
-from tests.memory.test_store import outputs
+from tests.memory.dense_phases import outputs
 from tests.pruning.nets import own_net
 
 ray = pytest.importorskip("ray")

@@ -1,15 +1,9 @@
 """The dense phase in a store: the same fit, trained once, whatever the store does."""
 
-import errno
 import functools
-import os
-import pickle
 import subprocess
 import sys
 import textwrap
-import threading
-import warnings
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -18,64 +12,16 @@ import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-from sklearn.model_selection import (
-    GridSearchCV,
-    HalvingGridSearchCV,
-    RandomizedSearchCV,
-)
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, LRScheduler
 
 from sklearn_sparse_nn import (
     PrunedClassifier,
     PrunedRegressor,
-    TabularNetClassifier,
     TabularNetRegressor,
 )
-from sklearn_sparse_nn.exceptions import DivergedTrainingError
-from sklearn_sparse_nn.memory import store as memory_store
 from sklearn_sparse_nn.parts import Rewind
-from sklearn_sparse_nn.pruning import dense_phase
+from tests.memory.dense_phases import QUICK, ROOT, bits, outputs
 from tests.pruning.nets import Mlp, Tied, own_net, own_regressor, small
-
-ROOT = Path(__file__).parents[2]
-QUICK = {
-    "sparsity": 0.6,
-    "prune_epochs": 2,
-    "finetune_epochs": 2,
-    "n_steps": 2,
-    "random_state": 0,
-}
-
-
-@pytest.fixture(autouse=True)
-def warn_anew():
-    memory_store._warned.clear()
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """Count the dense phases that are trained in this process."""
-    count = []
-
-    def counted(*args, **kwargs):
-        count.append(args[1].plan.dense_epochs)
-        return real(*args, **kwargs)
-
-    real = dense_phase.train_dense
-    monkeypatch.setattr(dense_phase, "train_dense", counted)
-    return count
-
-
-def bits(pruner):
-    """Give all that a fit decides, to the bit."""
-    state = {
-        k: v.numpy().tobytes() for k, v in pruner.net_.module_.state_dict().items()
-    }
-    masks = {k: v.tobytes() for k, v in pruner.masks_.items()}
-    history = [{k: v for k, v in row.items() if k != "dur"} for row in pruner.history_]
-    return state, masks, repr(history)
 
 
 def draws_globally(weight):
@@ -106,6 +52,8 @@ NETS = {
     ),
     "tied": lambda: own_net(Tied),
 }
+
+
 PARTS = {
     "magnitude": {},
     "movement": {"importance": "movement"},
@@ -154,6 +102,7 @@ def test_with_memory_in_another_process_equals_without(classes, tmp_path, traine
         import sys, torch
         torch.set_num_threads(1)
         from sklearn.datasets import make_classification
+        from tests.memory.dense_phases import *
         from tests.memory.test_store import *
         X, y = make_classification(
             120, 8, n_informative=6, n_classes=3, class_sep=2.0, random_state=0
@@ -305,243 +254,6 @@ def test_without_any_seed_the_stored_net_is_as_good_as_another(
     assert len(trained) == 1
 
 
-def outputs(folder):
-    return sorted(Path(folder).rglob("output.pkl"))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "other"])
-def test_a_damaged_value_is_trained_anew_with_one_warning(
-    classes, tmp_path, trained, damage
-):
-    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    (path,) = outputs(tmp_path)
-    data = path.read_bytes()
-    if damage == "other":
-        joblib.dump("something", path)
-    else:
-        middle = len(data) // 2
-        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        cut = {"truncated": data[:middle], "empty": b"", "flipped": flipped}
-        path.write_bytes(cut[damage])
-    with pytest.warns(UserWarning, match="could not be shared") as caught:
-        assert bits(pruner.fit(*classes)) == expected
-    assert len(caught) == 1
-    assert len(trained) == 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert bits(pruner.fit(*classes)) == expected  # it was stored again
-    assert len(trained) == 2
-
-
-def test_a_store_that_cannot_be_made_is_warned_of_once(classes, tmp_path, trained):
-    (tmp_path / "file").write_text("in the way")
-    pruner = PrunedClassifier(small(), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    pruner.set_params(memory=str(tmp_path / "file" / "store"))
-    with pytest.warns(UserWarning, match="could not be shared") as caught:
-        for _ in range(3):
-            assert bits(pruner.fit(*classes)) == expected
-    assert len(caught) == 1
-    assert len(trained) == 4
-
-
-def test_a_full_disk_is_warned_of_once(classes, tmp_path, trained, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    pruner = PrunedClassifier(small(), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    monkeypatch.setattr("joblib.numpy_pickle.dump", full)
-    pruner.set_params(memory=str(tmp_path))
-    with pytest.warns(UserWarning, match="No space left") as caught:
-        for _ in range(2):
-            assert bits(pruner.fit(*classes)) == expected
-    assert len(caught) == 1
-    assert len(trained) == 3
-    monkeypatch.undo()
-
-
-def test_a_read_only_store_is_read_and_not_written(
-    classes, tmp_path, trained, monkeypatch
-):
-    def refuse(*args, **kwargs):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    pruner = PrunedClassifier(small(), memory=str(tmp_path), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    # Root may write anywhere, so it is joblib that is kept from it.
-    backend = "joblib._store_backends.FileSystemStoreBackend"
-    monkeypatch.setattr(f"{backend}.create_location", refuse)
-    monkeypatch.setattr("joblib.numpy_pickle.dump", refuse)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert bits(pruner.fit(*classes)) == expected
-    assert len(trained) == 1
-    with pytest.warns(UserWarning, match="could not be shared") as caught:
-        for seed in (5, 6):
-            pruner.set_params(random_state=seed).fit(*classes)
-    assert len(caught) == 1
-    assert len(trained) == 3
-    assert len(outputs(tmp_path)) == 1
-
-
-def test_what_cannot_be_pickled_is_warned_of_once(classes, tmp_path, trained):
-    class Begins(Callback):
-        def on_train_begin(self, net, **kwargs):
-            self.lock = threading.Lock()
-
-    pruner = PrunedClassifier(small(callbacks=[("lock", Begins())]), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    pruner.set_params(memory=str(tmp_path))
-    with pytest.warns(UserWarning, match="could not be shared") as caught:
-        for _ in range(2):
-            assert bits(pruner.fit(*classes)) == expected
-    assert len(caught) == 1
-    assert len(trained) == 3
-
-
-class TrainedOnce(Callback):
-    count = 0
-
-    def on_train_begin(self, net, **kwargs):
-        type(self).count += 1
-
-
-def test_an_error_of_training_reaches_the_caller_at_once(classes, tmp_path):
-    TrainedOnce.count = 0
-    net = small(lr=1e30, callbacks=[("once", TrainedOnce())])
-    pruner = PrunedClassifier(net, memory=str(tmp_path), **QUICK)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(DivergedTrainingError, match="in the dense phase"):
-            pruner.fit(*classes)
-    assert TrainedOnce.count == 1
-    assert not outputs(tmp_path)
-
-
-class Interrupts(Callback):
-    def on_epoch_end(self, net, **kwargs):
-        if len(net.history) == 2:
-            os.kill(os.getpid(), 2)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_an_interrupted_dense_phase_is_not_stored(classes, tmp_path):
-    net = small(callbacks=[("stop", Interrupts())])
-    pruner = PrunedClassifier(net, memory=str(tmp_path), **QUICK)
-    with pytest.raises(KeyboardInterrupt):
-        pruner.fit(*classes)
-    assert not outputs(tmp_path)
-
-
-class Dictionary:
-    """Somebody's own store: an object with a method ``cache``, and no more."""
-
-    def __init__(self):
-        self.values = {}
-
-    def cache(self, function):
-        def cached(key, job):
-            if key not in self.values:
-                self.values[key] = pickle.dumps(function(key, job))
-            return pickle.loads(self.values[key])
-
-        return cached
-
-
-def test_a_store_of_ones_own(classes, trained):
-    pruner = PrunedClassifier(small(), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    memory = Dictionary()
-    recalled = pruner.get_params() | {"memory": memory}
-    for _ in range(2):
-        assert bits(PrunedClassifier(**_shallow(recalled)).fit(*classes)) == expected
-    assert len(memory.values) == 1
-    assert len(trained) == 2
-
-
-def _shallow(params):
-    return {name: value for name, value in params.items() if "__" not in name}
-
-
-def test_two_processes_that_ask_at_once(classes, tmp_path):
-    pruner = PrunedClassifier(small(), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    pruner.set_params(memory=str(tmp_path))
-    found = joblib.Parallel(n_jobs=2)(
-        joblib.delayed(_bits_there)(pruner, *classes) for _ in range(8)
-    )
-    assert all(each == expected for each in found)
-
-
-def _bits_there(pruner, X, y):
-    torch.set_num_threads(1)
-    return bits(pruner.fit(X, y))
-
-
-def test_threads_that_ask_at_once(classes, tmp_path):
-    pruner = PrunedClassifier(small(), **QUICK)
-    expected = bits(pruner.fit(*classes))
-    pruner.set_params(memory=str(tmp_path))
-    filters = list(warnings.filters)
-    found = joblib.Parallel(n_jobs=4, backend="threading")(
-        joblib.delayed(_bits_there)(_clone(pruner), *classes) for _ in range(8)
-    )
-    assert all(each == expected for each in found)
-    assert warnings.filters == filters
-
-
-def _clone(pruner):
-    return type(pruner)(**pruner.get_params(deep=False))
-
-
-GRID = {
-    "prunedclassifier__sparsity": [0.3, 0.5, 0.6],
-    "prunedclassifier__n_steps": [1, 2],
-}
-SEARCHES = {
-    "grid": lambda pipe, **kw: GridSearchCV(pipe, GRID, cv=3, **kw),
-    "randomized": lambda pipe, **kw: RandomizedSearchCV(
-        pipe, GRID, cv=3, n_iter=4, random_state=0, **kw
-    ),
-    "halving": lambda pipe, **kw: HalvingGridSearchCV(
-        pipe, GRID, cv=2, factor=3, min_resources=40, random_state=0, **kw
-    ),
-}
-
-
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_a_search_trains_once_for_every_set_of_rows(classes, tmp_path, trained, search):
-    pruner = PrunedClassifier(small(), **QUICK)
-    plain = search(make_pipeline(StandardScaler(), pruner)).fit(*classes)
-    n_plain = len(trained)
-    pruner.set_params(memory=str(tmp_path))
-    shared = search(make_pipeline(StandardScaler(), pruner)).fit(*classes)
-    n_shared = len(trained) - n_plain
-    assert n_shared == len(outputs(tmp_path)) < n_plain
-    if not isinstance(shared, HalvingGridSearchCV):
-        assert n_shared == 3 + 1  # folds, and the refit
-    assert shared.best_params_ == plain.best_params_
-    for name, values in plain.cv_results_.items():
-        if "score" in name and "time" not in name:
-            assert np.array_equal(values, shared.cv_results_[name])
-    assert bits(shared.best_estimator_[-1]) == bits(plain.best_estimator_[-1])
-
-
-def test_a_search_in_two_workers_shares_and_gives_the_same(classes, tmp_path):
-    pruner = PrunedClassifier(TabularNetClassifier((16,), max_epochs=3), **QUICK)
-    plain = GridSearchCV(pruner, {"sparsity": [0.3, 0.5, 0.6]}, cv=3).fit(*classes)
-    pruner.set_params(memory=str(tmp_path))
-    shared = GridSearchCV(pruner, {"sparsity": [0.3, 0.5, 0.6]}, cv=3, n_jobs=2)
-    shared.fit(*classes)
-    for k in range(3):
-        name = f"split{k}_test_score"
-        assert np.array_equal(plain.cv_results_[name], shared.cv_results_[name])
-    assert bits(shared.best_estimator_) == bits(plain.best_estimator_)
-    assert len(outputs(tmp_path)) == 4
-
-
 def test_what_is_stored_has_no_rows(classes, tmp_path):
     X, y = np.tile(classes[0], (50, 1)), np.tile(classes[1], 50)
     X[:, 0] = 1234.5678  # a value to look for
@@ -660,55 +372,3 @@ def test_a_net_or_chunks_with_a_callback_that_draws_have_one_result(classes):
     ]
     assert chunks[0] == chunks[1]
     assert torch.equal(before, torch.get_rng_state())
-
-
-SCRIPT = """
-import pickle, sys, warnings
-import torch
-from pathlib import Path
-from sklearn.datasets import load_iris
-from sklearn.model_selection import GridSearchCV
-from skorch import NeuralNetClassifier
-from torch import nn
-from sklearn_sparse_nn import PrunedClassifier
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3)
-    def forward(self, X):
-        return self.two(torch.relu(self.one(X)))
-
-if __name__ == "__main__":
-    warnings.simplefilter("error", UserWarning)
-    X, y = load_iris(return_X_y=True)
-    net = NeuralNetClassifier(
-        Net, criterion=nn.CrossEntropyLoss, max_epochs=2, verbose=0
-    )
-    pruner = PrunedClassifier(
-        net, prune_epochs=1, finetune_epochs=1, n_steps=1, random_state=0,
-        memory=sys.argv[1],
-    )
-    search = GridSearchCV(pruner, {"sparsity": [0.3, 0.6]}, cv=2, n_jobs=2)
-    search.fit(X.astype("float32"), y)
-    assert type(search.best_estimator_.net_.module_) is Net
-    pickle.dumps(search)
-    print(len([*Path(sys.argv[1]).rglob("output.pkl")]))
-"""
-
-
-def test_a_class_of_a_script_is_shared_by_workers_and_with_the_next_run(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    store = tmp_path / "store"
-    for _ in range(2):
-        found = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning", str(script), str(store)],
-            capture_output=True,
-            check=False,
-            cwd=ROOT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert found.returncode == 0, found.stderr
-        assert found.stdout.split() == ["3"]

@@ -36,7 +36,8 @@ from sklearn_sparse_nn import (
 )
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.search.selection import choose_level, cv_results
-from tests.memory.test_store import bits, trained  # noqa: F401
+from tests.memory.conftest import trained  # noqa: F401
+from tests.memory.dense_phases import bits
 from tests.pruning.nets import own_net, own_regressor, small
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}

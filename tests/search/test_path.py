@@ -25,7 +25,8 @@ from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.core.budget import n_pruned
 from sklearn_sparse_nn.parts import Rewind
 from sklearn_sparse_nn.search.path import check_levels
-from tests.memory.test_store import bits, outputs, trained  # noqa: F401
+from tests.memory.conftest import trained  # noqa: F401
+from tests.memory.dense_phases import bits, outputs
 from tests.pruning.nets import own_net, small, zeros_of
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
