@@ -10,7 +10,7 @@ from torch import nn
 
 from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export.emitting import emit
+from sklearn_sparse_nn.export.graphs import emit
 from sklearn_sparse_nn.export.reading.convert import convert
 from sklearn_sparse_nn.export.skorch_nets import output_of, refuse_unknown_net
 from sklearn_sparse_nn.export.steps import PLAIN, Step

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_sparse_nn.dense.base import NET_ESTIMATORS
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
-from sklearn_sparse_nn.export.emitting import Rows, emit
+from sklearn_sparse_nn.export.graphs import Rows, emit
 from sklearn_sparse_nn.export.model import as_steps, head_of
 from sklearn_sparse_nn.export.steps import Step, in_order, replace
 from sklearn_sparse_nn.runtime import SparseModel

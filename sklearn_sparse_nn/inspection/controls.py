@@ -15,7 +15,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
-from sklearn_sparse_nn.inspection.arms import (
+from sklearn_sparse_nn.inspection.controlled_fits import (
     counts,
     dense_same_epochs,
     random_mask,

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from sklearn.frozen import FrozenEstimator
 
-from sklearn_sparse_nn.memory.code import content_of, is_library, library_name
+from sklearn_sparse_nn.memory.user_code import content_of, is_library, library_name
 
 __all__ = ["fingerprint"]
 

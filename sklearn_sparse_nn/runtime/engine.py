@@ -13,7 +13,7 @@ from scipy import special
 
 from sklearn_sparse_nn.runtime.graph import Floats, Graph
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, refuse_nonfinite
-from sklearn_sparse_nn.runtime.kernels.plan import Plan, choose
+from sklearn_sparse_nn.runtime.kernels.choice import Plan, choose
 from sklearn_sparse_nn.runtime.kernels.program import (
     Program,
     aligned,
@@ -21,8 +21,8 @@ from sklearn_sparse_nn.runtime.kernels.program import (
     place_values,
 )
 from sklearn_sparse_nn.runtime.reference import evaluate
-from sklearn_sparse_nn.runtime.threads.choice import NEVER_SHARED, Sharing
 from sklearn_sparse_nn.runtime.threads.pool import share
+from sklearn_sparse_nn.runtime.threads.sharing import NEVER_SHARED, Sharing
 
 __all__ = ["Engine", "KernelEngine", "ReferenceEngine", "make_engine"]
 

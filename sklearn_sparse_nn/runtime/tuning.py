@@ -9,8 +9,8 @@ import numpy as np
 
 from sklearn_sparse_nn.runtime.engine import KernelEngine
 from sklearn_sparse_nn.runtime.graph import Floats
+from sklearn_sparse_nn.runtime.kernels.choice import Plan
 from sklearn_sparse_nn.runtime.kernels.layout import GROUP, NARROWEST, WIDE
-from sklearn_sparse_nn.runtime.kernels.plan import Plan
 
 __all__ = ["tuned"]
 

@@ -21,7 +21,7 @@ from sklearn_sparse_nn import (
 )
 from sklearn_sparse_nn.core.allocation import Bounded
 from sklearn_sparse_nn.inspection import controls
-from sklearn_sparse_nn.inspection.arms import (
+from sklearn_sparse_nn.inspection.controlled_fits import (
     random_mask,
     scaled_widths,
     seeded,

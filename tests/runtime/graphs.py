@@ -24,7 +24,7 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from sklearn_sparse_nn.runtime.inputs import apply_narrow
-from sklearn_sparse_nn.runtime.threads.choice import Sharing
+from sklearn_sparse_nn.runtime.threads.sharing import Sharing
 
 BATCHES = (0, 1, 2, 3, 5, 8, 9, 16, 17, 33, 47, 48, 49, 63, 64, 65, 130)
 #: Half the distance of one and the next float32; what results below it lose.

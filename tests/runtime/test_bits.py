@@ -16,7 +16,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Linear,
     Softmax,
 )
-from sklearn_sparse_nn.runtime.kernels.plan import Choice, Plan, choose
+from sklearn_sparse_nn.runtime.kernels.choice import Choice, Plan, choose
 from tests.runtime.graphs import (
     BATCHES,
     kernels_only,

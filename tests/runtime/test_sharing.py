@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sklearn_sparse_nn.runtime import SparseModel, engine
-from sklearn_sparse_nn.runtime.kernels.plan import choose
+from sklearn_sparse_nn.runtime.kernels.choice import choose
 from sklearn_sparse_nn.runtime.threads import pool
-from sklearn_sparse_nn.runtime.threads.choice import Sharing
+from sklearn_sparse_nn.runtime.threads.sharing import Sharing
 from tests.runtime.graphs import (
     BATCHES,
     kernels_only,

@@ -20,13 +20,13 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from sklearn_sparse_nn.runtime.kernels import layout as at
+from sklearn_sparse_nn.runtime.kernels.choice import SLICE_COLUMNS, Choice, Plan
 from sklearn_sparse_nn.runtime.kernels.packing import (
     Slices,
     pack_dense,
     pack_slices,
     pack_tiles,
 )
-from sklearn_sparse_nn.runtime.kernels.plan import SLICE_COLUMNS, Choice, Plan
 
 __all__ = ["Program", "aligned", "make_program", "place_values"]
 

@@ -1,10 +1,10 @@
-"""The choice whether threads share a prediction, by cost, as in `plan`."""
+"""The choice whether threads share a prediction, by the costs of its kernels."""
 
 from dataclasses import dataclass
 
 from sklearn_sparse_nn.runtime.graph import Graph
+from sklearn_sparse_nn.runtime.kernels.choice import Plan, cycles
 from sklearn_sparse_nn.runtime.kernels.layout import WIDE
-from sklearn_sparse_nn.runtime.kernels.plan import Plan, cycles
 
 __all__ = ["NEVER_SHARED", "Sharing"]
 

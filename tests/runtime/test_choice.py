@@ -21,7 +21,7 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from sklearn_sparse_nn.runtime.kernels import layout
-from sklearn_sparse_nn.runtime.kernels.plan import _shared_columns, choose
+from sklearn_sparse_nn.runtime.kernels.choice import _shared_columns, choose
 from sklearn_sparse_nn.runtime.kernels.program import (
     aligned,
     make_program,
@@ -57,8 +57,8 @@ def test_the_same_net_gives_the_same_plan_and_program(graph):
 
 PLANS = """
 from tests.runtime.graphs import make_graph, picker
-from tests.runtime.test_plan import described
-from sklearn_sparse_nn.runtime.kernels.plan import choose
+from tests.runtime.test_choice import described
+from sklearn_sparse_nn.runtime.kernels.choice import choose
 print([described(choose(make_graph(picker(seed)))) for seed in range(40)])
 """
 
