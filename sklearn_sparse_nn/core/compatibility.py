@@ -305,7 +305,7 @@ RULES: tuple[Rule, ...] = (
         "finetune_epochs=0",
         "what is put back to the beginning has to be trained again. Give it epochs.",
         lambda p, net: _pair(
-            _says_if(p.rewind and p.sparsity != 0, p, "rewind"),
+            _says_if(p.rewind and net.events, p, "rewind"),
             _says_if(p.finetune_epochs == 0, p, "finetune_epochs"),
         ),
     ),

@@ -290,3 +290,11 @@ def test_something_that_is_no_net(classes):
 def test_an_importance_of_the_wrong_shape(classes):
     with pytest.raises(ValueError, match="must have the weight's shape"):
         PrunedClassifier(small(), importance=lambda w: w.sum(1)).fit(*classes)
+
+
+def test_rewinding_without_fine_tuning_is_refused_under_a_budget_too(classes):
+    pruner = PrunedClassifier(
+        small(), budget={"nonzeros": 100}, rewind="weights", finetune_epochs=0
+    )
+    with pytest.raises(ValueError, match="'weights' and finetune_epochs=0"):
+        pruner.fit(*classes)
