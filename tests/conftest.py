@@ -1,4 +1,5 @@
 import os
+import signal
 
 # Before scipy is imported: lets scikit-learn's array API check run, not skip.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -9,6 +10,9 @@ import torch
 from sklearn.datasets import make_classification, make_regression
 
 torch.set_num_threads(1)
+# A script that runs the tests in the background has Ctrl-C ignored, for children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
