@@ -5,7 +5,7 @@ READY := .venv/.ready
 # One torch thread a process: the tests run in two processes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-bounds test-nojit lint types contracts check fuzz clean
+.PHONY: demo test test-bounds test-many test-nojit lint types contracts check fuzz clean
 
 demo: $(READY)
 	$(BIN)/python examples/quickstart.py
@@ -25,6 +25,11 @@ test-bounds: $(READY)
 
 test-nojit: $(READY)
 	NUMBA_DISABLE_JIT=1 $(ONE_THREAD) $(BIN)/python $(RUNTIME)
+
+# Ten thousand random nets against torch and scipy; `make test` tries two thousand.
+test-many: $(READY)
+	PARITY_NETS=10000 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -q \
+	    tests/export/test_parity.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -238,7 +238,8 @@ class NetRegressorMixin(RegressorMixin):
         y : ndarray of shape (n_samples,), float64
             The values, in the units of the training targets.
         """
-        return self.targets_.decode(self._outputs("predict", self._rows(X)))
+        outputs = self._outputs("predict", self._rows(X))
+        return self.targets_.decode(outputs)
 
 
 #: The mixins, one of which every estimator of this package has.

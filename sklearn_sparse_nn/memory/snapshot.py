@@ -32,6 +32,7 @@ class Snapshot:
 
     Examples
     --------
+    >>> import numpy as np
     >>> rows = np.zeros(3)
     >>> snapshot = Snapshot.of({"rows": rows, "epoch": 3}, data=(rows,))
     >>> snapshot.restore(data=(np.ones(3),))

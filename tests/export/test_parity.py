@@ -1,4 +1,9 @@
-"""Exported nets give what torch gives, within the rounding of their own sums."""
+"""Exported nets give what torch gives, within the rounding of their own sums.
+
+`make test-many` tries 10,000 random nets, `make test` fewer.
+"""
+
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +15,7 @@ from sklearn_sparse_nn.runtime.inputs import apply_narrow
 from sklearn_sparse_nn.runtime.reference import evaluate
 from tests.export.nets import build, exact, specs
 
-N_NETS = 10_000
+N_NETS = int(os.environ.get("PARITY_NETS", 2_000))
 CHUNKS = 20  # for pytest-xdist to share out
 
 

@@ -11,7 +11,7 @@ from sklearn_sparse_nn import (
     PrunedRegressor,
     TabularNetRegressor,
 )
-from sklearn_sparse_nn.pruning import base as pruning_base
+from sklearn_sparse_nn.pruning.run import PruningRun
 from tests.pruning.nets import Tied, own_net, small
 from tests.pruning.progress.recorders import (
     PHASES,
@@ -165,7 +165,7 @@ def test_nobody_copies_a_net_unasked(classes, monkeypatch):
     def refuse(*args):
         raise AssertionError("a net was copied, and nobody asked")
 
-    monkeypatch.setattr(pruning_base, "_so_far", refuse)
+    monkeypatch.setattr(PruningRun, "fitted_so_far", refuse)
     pruner().fit(*classes)
     heard = Recorder()
     pruner().set_callbacks(heard).fit(*classes)

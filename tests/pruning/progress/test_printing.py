@@ -120,6 +120,7 @@ def test_an_interrupted_search_keeps_what_is_finished(classes, tmp_path, n_jobs)
     np.savez(tmp_path / "rows.npz", X=classes[0], y=classes[1])
     script = f"""
         from pathlib import Path
+        import torch
         from tests.pruning.progress.test_printing import *
         torch.set_num_threads(1)
         folder = Path({str(tmp_path)!r})
