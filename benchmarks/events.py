@@ -19,7 +19,7 @@ from sklearn.frozen import FrozenEstimator
 
 from sklearn_sparse_nn import PrunedClassifier, TabularNetClassifier
 from sklearn_sparse_nn.core.importance import IMPORTANCES
-from sklearn_sparse_nn.pruning.events import Surgery
+from sklearn_sparse_nn.pruning.events import PruningEvents
 from sklearn_sparse_nn.training.run import TrainingRun
 
 HEAD = """# What a pruning event costs
@@ -50,14 +50,14 @@ CASES["movement"] |= {"dense_epochs": 1}
 def seconds_of_events(X, y, net, parameters):
     """Time the events of one fit; the last is like all others."""
     times = []
-    operate = Surgery.operate
+    carry_out = PruningEvents.carry_out
 
     def timed(self, *args):
         begin = time.perf_counter()
-        operate(self, *args)
+        carry_out(self, *args)
         times.append(time.perf_counter() - begin)
 
-    Surgery.operate = timed
+    PruningEvents.carry_out = timed
     fresh = "dense_epochs" in parameters
     start = TabularNetClassifier(random_state=0) if fresh else FrozenEstimator(net)
     epochs = {"prune_epochs": 0, "finetune_epochs": 0, "n_steps": 2}
@@ -67,7 +67,7 @@ def seconds_of_events(X, y, net, parameters):
         parameters = {"schedule": "linear", **epochs, **parameters}
         PrunedClassifier(start, random_state=0, **parameters).fit(X, y)
     finally:
-        Surgery.operate = operate
+        PruningEvents.carry_out = carry_out
     return times[-1]
 
 

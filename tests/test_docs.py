@@ -1,8 +1,10 @@
 """The tables of the documentation say what the code does."""
 
+import ast
 import re
 import runpy
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,16 @@ def test_links_lead_to_files():
         for link in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
             if "://" not in link:
                 assert (path.parent / link).exists(), (path.name, link)
+
+
+def test_scripts_import_names_that_exist():
+    """No test runs the benchmarks, so a name that has moved would not show."""
+    folders = [ROOT / name for name in ("benchmarks", "docs", "examples", "fuzz")]
+    for path in [path for folder in folders for path in folder.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module and module.split(".")[0] == "sklearn_sparse_nn":
+                home = import_module(module)
+                for alias in node.names:
+                    if not hasattr(home, alias.name):
+                        import_module(f"{module}.{alias.name}")
