@@ -12,10 +12,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
-from torch import Tensor
 
 from sklearn_sparse_nn._compat import check_parameters
-from sklearn_sparse_nn.core.budget import Budget, Sparsity
+from sklearn_sparse_nn.core.budget import Sparsity
 from sklearn_sparse_nn.core.method import OVER_A_FIT
 from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.dense.base import MatrixLike, NetRows, check_fit, transaction
@@ -23,7 +22,7 @@ from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
-from sklearn_sparse_nn.pruning.limits import counts_to_keep
+from sklearn_sparse_nn.pruning.limits import Shared, counts_to_keep
 from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
@@ -270,12 +269,13 @@ def _prune(run: PruningRun, at_once: Pruner, *, has_rows: bool) -> None:
     """Carry out one pruning event."""
     _tell_classes(run)
     request = run.request(at_once, max_epochs=1, trained=False)
-    _check_total(run, request.budget, run.masks_of(request.layers))
+    counts = counts_to_keep(request.budget)
+    _check_total(run, counts, request)
     _check_statistics(run, request, at_once, has_rows=has_rows)
     with run.pruning(request):
         if request.plan.events:
             run.prune(Event(Fraction(0), 1.0))
-    run.counts = run.counts | counts_to_keep(request.budget)
+    run.counts = run.counts | counts
 
 
 def _tell_classes(run: PruningRun) -> None:
@@ -311,12 +311,15 @@ def _check_statistics(
             )
 
 
-def _check_total(run: PruningRun, budget: Budget, masks: Mapping[str, Tensor]) -> None:
-    """Refuse to let weights live again; what was asked before may be asked again.
+def _check_total(
+    run: PruningRun, counts: Mapping[Shared, int], request: Request
+) -> None:
+    """Refuse to let weights live again; an earlier request may be repeated.
 
-    Groups that live together may have left fewer than was asked for.
+    Groups that live together may have left fewer than it allowed.
     """
-    for (names, unit), kept in counts_to_keep(budget).items():
+    budget, masks = request.budget, run.masks_of(request.layers)
+    for (names, unit), kept in counts.items():
         alive = sum(int(masks[name].sum()) * budget.cost(name) for name in names)
         if kept > max(alive, run.counts.get((names, unit), 0)):
             size = sum(budget.size(name) for name in names)

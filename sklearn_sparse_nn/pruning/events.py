@@ -34,8 +34,8 @@ class PruningEvents:
         The net in training.
     training : TrainingRun
         The training run of the net; statistics are gathered over its rows.
-    holder : MaskHolder
-        Holds the masks from an event on.
+    masks : mapping of layer name to bool Tensor of shape (out, in, ...)
+        The masks to begin with.
     request : Request
         What is pruned, how and how much.
     generator : torch.Generator
@@ -43,13 +43,18 @@ class PruningEvents:
     initial, movement : mapping of layer name to Tensor of shape (out, in, ...)
         The weights at the beginning, and how far training has moved them so far; empty
         where no importance needs them.
+
+    Attributes
+    ----------
+    holder : MaskHolder
+        The holder of the masks, from the first event to the end of the run.
     """
 
     def __init__(
         self,
         net: NeuralNet,
         training: TrainingRun,
-        holder: MaskHolder,
+        masks: Masks,
         request: Request,
         generator: torch.Generator,
         *,
@@ -58,10 +63,10 @@ class PruningEvents:
     ) -> None:
         self._net = net
         self._training = training
-        self._holder = holder
+        self.holder = MaskHolder(net, request.layers, masks)
         self._request = request
         self._generator = generator
-        self._at_first: Masks = holder.masks
+        self._at_first: Masks = self.holder.masks
         self._open = ExitStack()
         self._movement: Movement | None = None
         self._penalty: Penalty | None = None
@@ -72,6 +77,7 @@ class PruningEvents:
         self._so_far = movement
 
     def __enter__(self) -> Self:
+        self._open.enter_context(self.holder)
         if "movement" in self._request.needs:
             movement = Movement(self._request.layers, self._so_far)
             self._movement = self._open.enter_context(movement)
@@ -111,13 +117,13 @@ class PruningEvents:
         """
         penalty = self._penalty
         if penalty is None:
-            self._holder.hold(self._decide(event))
+            self.holder.hold(self._decide(event))
             return
         with penalty.prediction_weights():
             masks = self._decide(event)
         if following is None:
             penalty.fold()
-        self._holder.hold(masks)
+        self.holder.hold(masks)
         if following is None:
             penalty.stop()
         else:
@@ -133,7 +139,7 @@ class PruningEvents:
             return self._at_first
         request = self._request
         stats = self._statistics()
-        masks = request.decide(event.share, self._holder.masks, stats)
+        masks = request.decide(event.share, self.holder.masks, stats)
         with torch.no_grad():
             for name, weight in request.refit(masks, stats).items():
                 layer = request.layers[name]

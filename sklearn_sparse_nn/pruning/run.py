@@ -269,21 +269,20 @@ class PruningRun:
     def pruning(self, request: Request) -> Iterator[PruningEvents]:
         """Hold the masks around training, and open it for pruning events."""
         self.block = _block_of(request)
-        with (
-            self.held(request.layers) as holder,
-            PruningEvents(
-                self.net,
-                self.training,
-                holder,
-                request,
-                self.generator,
-                initial=self.initial,
-                movement=self.movement,
-            ) as events,
-        ):
-            self.events = events
+        masks = self.masks_of(request.layers)
+        with PruningEvents(
+            self.net,
+            self.training,
+            masks,
+            request,
+            self.generator,
+            initial=self.initial,
+            movement=self.movement,
+        ) as events:
+            self.events, self.holder = events, events.holder
             yield events
-        self.events = None
+        self.masks = {**self.masks, **events.holder.masks}
+        self.events = self.holder = None
 
     def prune(self, event: Event, following: Event | None = None) -> None:
         """Carry out one pruning event, inside of `pruning`.
