@@ -35,7 +35,6 @@ __all__ = [
     "pickles_without_best",
     "set_own_buffers",
     "set_own_modules",
-    "version",
 ]
 
 #: Base classes of torch's layers of any number of dimensions. An instance norm is a
@@ -118,19 +117,6 @@ def has_forward_hooks(module: nn.Module) -> bool:
 def has_global_forward_hooks() -> bool:
     """Check whether hooks are registered that torch calls for all modules."""
     return any(getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS)
-
-
-def version(tensor: Tensor) -> int | None:
-    """Return torch's count of a tensor's changes; None for inference tensors.
-
-    Examples
-    --------
-    >>> values = torch.zeros(2)
-    >>> before = version(values)
-    >>> version(values.add_(1)) - before
-    1
-    """
-    return None if tensor.is_inference() else tensor._version
 
 
 def optimizers(net: NeuralNet) -> list[torch.optim.Optimizer]:
