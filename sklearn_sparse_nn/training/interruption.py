@@ -1,14 +1,18 @@
 """The difference between a person's Ctrl-C and a callback's request to stop."""
 
 import signal
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 __all__ = ["InterruptWatch"]
 
 #: SIGINT is Ctrl-C. Job schedulers send SIGTERM, and some programs let it raise
 #: KeyboardInterrupt, too.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 class InterruptWatch:
@@ -41,16 +45,22 @@ class InterruptWatch:
 
     def __enter__(self) -> "InterruptWatch":
         self.signalled = False
-        with ExitStack() as handlers:  # a signal may come between any two lines
+        self._replaced: dict[int, tuple[_Handler, _Handler]] = {}
+        try:  # a signal may come between any two lines
             for number in _SIGNALS:
-                self._install(number, handlers)
-            self._handlers = handlers.pop_all()
+                self._install(number)
+        except BaseException:
+            self._restore()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._handlers.close()
+        try:
+            self._restore()
+        finally:  # a signal may have ended the line above half way
+            self._restore()
 
-    def _install(self, number: int, handlers: ExitStack) -> None:
+    def _install(self, number: int) -> None:
         before = signal.getsignal(number)
         if not callable(before):  # ignored, or left to the operating system
             return
@@ -60,13 +70,14 @@ class InterruptWatch:
                 before(number, frame)
             except KeyboardInterrupt:
                 self.signalled = True
-                restore()  # now, because it may interrupt the end of the context
+                self._restore()  # now, because it may interrupt the end of the context
                 raise
 
-        def restore() -> None:
-            if signal.getsignal(number) is handle:  # and none that came later
-                signal.signal(number, before)
-
-        handlers.callback(restore)
+        self._replaced[number] = handle, before
         with suppress(ValueError):  # where this is not the main thread
             signal.signal(number, handle)
+
+    def _restore(self) -> None:
+        for number, (handle, before) in self._replaced.items():
+            if signal.getsignal(number) is handle:  # and none that came later
+                signal.signal(number, before)

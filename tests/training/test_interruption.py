@@ -306,15 +306,18 @@ def trace_calls():
     sys.settrace(before)
 
 
-def test_a_signal_at_any_line_of_the_context_leaves_no_handler(trace_calls):
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("handler", [handler_that_raises], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_line_of_the_context_leaves_no_handler(
+    trace_calls, handler, number
+):
     for n_lines in range(10**4):
         left = iter(range(n_lines))
 
         def trace(frame, event, arg, left=left):
             if next(left, None) is None:
                 trace_calls(None)
-                ctrl_c()
+                signal.raise_signal(number)
             return trace
 
         try:
@@ -323,7 +326,8 @@ def test_a_signal_at_any_line_of_the_context_leaves_no_handler(trace_calls):
                 pass
             trace_calls(None)
         except KeyboardInterrupt:
-            assert signal.getsignal(signal.SIGINT) is before
+            for each in (signal.SIGINT, signal.SIGTERM):
+                assert signal.getsignal(each) is handler
         else:
             break
     assert n_lines > 50
