@@ -9,7 +9,7 @@ from sklearn_sparse_nn.runtime.kernels.layout import WIDE
 __all__ = ["NEVER_SHARED", "Sharing"]
 
 NEVER_SHARED = WIDE // 2  # up to so many rows: half of a tile is the least piece
-_START = 400_000.0  # cycles, a little over 0.1 ms: to wake a helper, and its end
+_START = 200_000.0  # cycles, about 65 us: to wake a helper, and its end
 _PIECES = 4  # for every thread, about; each takes the interpreter's lock once
 
 
