@@ -17,7 +17,7 @@ test: $(READY)
 # less the tests of the file and of the GPU, which are the same in any mode. Code that
 # checks is kept apart: numba does not tell it from code that does not.
 RUNTIME := -m pytest -n 2 --dist worksteal -q tests/runtime \
-    --ignore-glob=*/test_format* --ignore-glob=*/test_saving.py --ignore-glob=*/test_cuda*
+    --ignore=tests/runtime/file --ignore=tests/runtime/cuda
 
 test-bounds: $(READY)
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/build/numba-bounds $(ONE_THREAD) \
@@ -48,7 +48,7 @@ FUZZ_SECONDS ?= 60
 fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	mkdir -p build/fuzz/corpus
-	$(ONE_THREAD) $(BIN)/python -m fuzz.loader build/fuzz/corpus tests/runtime/golden \
+	$(ONE_THREAD) $(BIN)/python -m fuzz.loader build/fuzz/corpus tests/runtime/file/golden \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
 	    -print_final_stats=1 -artifact_prefix=build/fuzz/
 

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["sklearn_sparse_nn.runtime"]):
     from sklearn_sparse_nn.runtime.file import schema
     from sklearn_sparse_nn.runtime.reference import evaluate
 
-from tests.runtime.file_models import build, parts
+from tests.runtime.file.file_models import build, parts
 
 SMALL = 2**20
 NUMBERS = [-1, 0, 1, 2, 3, 7, 255, 256, 65536, 65537, 2**24, 2**31, 2**48, 2**63]
@@ -197,7 +197,9 @@ def fitted(description: dict, arrays: list) -> list:
 
 if __name__ == "__main__":
     # Kernels are compiled here, not in the time of the first file.
-    golden = Path(__file__).parents[1] / "tests/runtime/golden/format-1.safetensors"
+    golden = (
+        Path(__file__).parents[1] / "tests/runtime/file/golden/format-1.safetensors"
+    )
     load_and_predict(golden.read_bytes())
     atheris.Setup(sys.argv, load_and_predict, custom_mutator=mutate)
     atheris.Fuzz()

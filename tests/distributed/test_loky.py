@@ -25,7 +25,7 @@ from tests.distributed.searches import (
 from tests.memory.dense_phases import QUICK, outputs
 from tests.pruning.nets import small
 from tests.runtime.graphs import rows_for, share_always
-from tests.runtime.test_threads import make_model
+from tests.runtime.threads.test_threads import make_model
 
 ROOT = Path(__file__).parents[2]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="sends a signal")

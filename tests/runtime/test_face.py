@@ -20,7 +20,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Softmax,
     inputs_of,
 )
-from tests.runtime.file_models import golden_model, models, parts, weight
+from tests.runtime.file.file_models import golden_model, models, parts, weight
 
 
 def make(*ops, n=4, **kwargs):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.graph import Graph, InputStage, Linear
-from tests.runtime.file_models import weight
+from tests.runtime.file.file_models import weight
 
 N = 4
 NAMES = ["a", "b", "c", "d"]

@@ -25,8 +25,15 @@ from sklearn_sparse_nn.runtime.graph import (
 )
 from sklearn_sparse_nn.runtime.inputs import apply_narrow, check_rows, chunks
 from sklearn_sparse_nn.runtime.reference import activate, apply
-from tests.runtime.cuda_models import CPU, UNIT, classifier, on_devices, rows, there_of
-from tests.runtime.file_models import graphs, models
+from tests.runtime.cuda.cuda_models import (
+    CPU,
+    UNIT,
+    classifier,
+    on_devices,
+    rows,
+    there_of,
+)
+from tests.runtime.file.file_models import graphs, models
 
 
 def lipschitz(activation):

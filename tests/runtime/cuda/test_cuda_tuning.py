@@ -24,7 +24,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Graph,
     InputStage,
 )
-from tests.runtime.cuda_models import (
+from tests.runtime.cuda.cuda_models import (
     CPU,
     LAYERS,
     PER_NAME,

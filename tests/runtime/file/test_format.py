@@ -17,7 +17,7 @@ from sklearn_sparse_nn.runtime.file import format, schema
 from sklearn_sparse_nn.runtime.graph import (
     MAX_WIDTH,
 )
-from tests.runtime.file_models import (
+from tests.runtime.file.file_models import (
     contents,
     golden_model,
     models,
@@ -113,7 +113,7 @@ def test_pickles_and_other_safetensors_files_are_refused(tmp_path, refuses):
 # The documentation is about the file that is there.
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+DOCS = (Path(__file__).parents[3] / "docs" / "format.md").read_text()
 
 
 def block(language):

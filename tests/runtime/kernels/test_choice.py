@@ -57,7 +57,7 @@ def test_the_same_net_gives_the_same_plan_and_program(graph):
 
 PLANS = """
 from tests.runtime.graphs import make_graph, picker
-from tests.runtime.test_choice import described
+from tests.runtime.kernels.test_choice import described
 from sklearn_sparse_nn.runtime.kernels.choice import choose
 print([described(choose(make_graph(picker(seed)))) for seed in range(40)])
 """
@@ -73,7 +73,7 @@ def test_another_process_with_other_settings_chooses_the_same():
     for changed in ({}, settings):
         done = subprocess.run(
             [sys.executable, "-c", PLANS],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env=os.environ | changed,
             capture_output=True,
             text=True,

@@ -29,7 +29,7 @@ from tests.runtime.graphs import (
     share_always,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
@@ -123,7 +123,7 @@ def test_models_of_many_sizes_share_a_threads_scratch():
 
 FORK = """
 import os, signal, sys
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 model = make_model(n_threads=int(sys.argv[1]) if len(sys.argv) > 1 else 2)
 X = rows_for(model.graph, 500)
 expected = make_model().forward(X).tobytes()
@@ -180,7 +180,7 @@ def test_processes_of_multiprocessing_predict(method, tmp_path):
     script.write_text(
         """
 import multiprocessing, sys
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 
 def work(model):
     return model.forward(rows_for(model.graph, 300)).tobytes()
@@ -209,7 +209,7 @@ RESIDENT = """
 import os
 from concurrent.futures import ThreadPoolExecutor
 import threading
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -290,7 +290,7 @@ def test_ctrl_c_reaches_the_caller_and_the_model_stays_usable(n_threads):
     found = run_script(
         f"""
 import os, signal, threading, time
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 model = make_model((100, 600, 600, 5), n_threads={n_threads}, density=0.5)
 X = rows_for(model.graph, 20_000)
 serial = model.with_threads(1)
@@ -366,7 +366,7 @@ def test_predictions_at_the_exit_of_the_interpreter():
     found = run_script(
         """
 import atexit
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 model = make_model((4, 3, 2), n_threads=2)
 X = rows_for(model.graph, 300)
 expected = model.forward(X).tobytes()
@@ -383,7 +383,7 @@ def test_helpers_do_not_keep_the_interpreter_alive(thread):
     found = run_script(
         f"""
 import threading, time
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 model = make_model(n_threads=3)
 X = rows_for(model.graph, 300)
 ready = threading.Event()
@@ -408,7 +408,7 @@ def test_nothing_is_written_after_an_interruption():
         """
 import os, signal, threading
 import numpy as np
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 model = make_model((100, 600, 600, 5), n_threads=3, density=0.5)
 X = rows_for(model.graph, 20_000)
 out = np.empty((len(X), 5), dtype=np.float32)

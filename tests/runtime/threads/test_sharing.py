@@ -24,7 +24,7 @@ from tests.runtime.graphs import (
     run,
     share_always,
 )
-from tests.runtime.test_threads import make_model
+from tests.runtime.threads.test_threads import make_model
 
 pytestmark = kernels_only
 WAYS = (32, 64, 128)
@@ -157,7 +157,7 @@ def test_loading_the_kernels_leaves_the_garbage_collector_as_it_was(on):
 import gc
 gc.enable() if {on} else gc.disable()
 import numpy as np
-from tests.runtime.test_threads import make_model, rows_for
+from tests.runtime.threads.test_threads import make_model, rows_for
 model = make_model(n_threads=2)
 model.forward(rows_for(model.graph, 300))
 print(gc.isenabled())

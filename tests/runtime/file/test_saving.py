@@ -20,7 +20,7 @@ from sklearn_sparse_nn.exceptions import ModelFormatError
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.runtime.file import format
 from sklearn_sparse_nn.runtime.graph import Graph, InputStage, Linear
-from tests.runtime.file_models import contents, golden_model, models, weight
+from tests.runtime.file.file_models import contents, golden_model, models, weight
 
 
 def python(script, *args, **kwargs):
@@ -91,7 +91,7 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(tmp_path):
     golden_model().save(tmp_path / "here")
     script = """
         import sys
-        from tests.runtime.file_models import golden_model
+        from tests.runtime.file.file_models import golden_model
         golden_model().save(sys.argv[1])
     """
     env = os.environ | {"PYTHONHASHSEED": "7"}

@@ -15,7 +15,7 @@ from sklearn_sparse_nn.runtime.cuda.device import PRECISIONS
 from sklearn_sparse_nn.runtime.cuda.products import (
     float32_products,
 )
-from tests.runtime.cuda_models import (
+from tests.runtime.cuda.cuda_models import (
     CPU,
     HAS_GPU,
     classifier,

@@ -14,7 +14,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Graph,
     InputStage,
 )
-from tests.runtime.cuda_models import (
+from tests.runtime.cuda.cuda_models import (
     GPU,
     LAYERS,
     PER_NAME,
@@ -24,7 +24,7 @@ from tests.runtime.cuda_models import (
     rows,
     there_of,
 )
-from tests.runtime.file_models import weight
+from tests.runtime.file.file_models import weight
 
 
 @needs_gpu

@@ -15,7 +15,7 @@ from sklearn_sparse_nn.runtime.graph import (
     LayerNorm,
     Linear,
 )
-from tests.runtime.file_models import weight
+from tests.runtime.file.file_models import weight
 
 HAS_GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA GPU")

@@ -18,7 +18,7 @@ from sklearn_sparse_nn.runtime.graph import (
     InputStage,
     Linear,
 )
-from tests.runtime.file_models import (
+from tests.runtime.file.file_models import (
     build,
     golden_model,
     parts,
