@@ -1,7 +1,9 @@
 """The net that a pruner starts from: built here, cloned from a user's, or frozen."""
 
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
-from torch import nn
+from skorch.callbacks import Initializer
+from torch import Tensor, nn
 
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.dense.base import NET_ESTIMATORS, as_net_input
@@ -78,6 +81,10 @@ class DenseNet:
     frozen: bool = False
 
 
+Begin = Callable[[NeuralNet, Any, np.ndarray], None]
+Feed = Callable[[NeuralNet, Any, Any, Any], DenseNet]
+
+
 def is_own_net(estimator: Any) -> bool:
     """Check whether a net is a user's own skorch net, frozen or not.
 
@@ -118,6 +125,7 @@ def dense_net(
     *,
     random_state: Any,
     classes: np.ndarray | None = None,
+    begin: Begin | None = None,
 ) -> DenseNet:
     """Make the net that a pruner starts from.
 
@@ -133,6 +141,11 @@ def dense_net(
         The pruner's; an estimator's own comes first.
     classes : ndarray of shape (n_classes,) or None, default=None
         Labels that the net is to know, where not all of them are in `y`.
+    begin : callable or None, default=None
+        The function that tells the net and its callbacks of the beginning of training,
+        called with the net and the rows and targets for it. Callbacks may replace the
+        module, so its outputs and types are looked at afterwards. None if the net is
+        not to be trained.
 
     Returns
     -------
@@ -144,16 +157,41 @@ def dense_net(
     inner = estimator.estimator if frozen else estimator
     _check_kind(inner, default)
     if frozen:
-        return _from_frozen(inner, default, X, y)
+        return _from_frozen(inner, default, X, y, begin)
     targets = _learn(default, y if classes is None else classes)
     if isinstance(inner, NeuralNet):
-        return _fed(clone(inner).initialize(), targets, X, y)
+        net = clone(inner).initialize()
+        return _begun(_fed, net, targets, X, y, begin)
     inner = clone(inner)
     if inner.random_state is None:
         inner.set_params(random_state=random_state)
     check_parameters(inner)
     net = inner.build_net(X, y, targets).initialize()
-    return _tabular(net, targets, X, y)
+    return _begun(_tabular, net, targets, X, y, begin)
+
+
+def _begun(
+    feed: Feed, net: NeuralNet, targets: Any, X: Any, y: Any, begin: Begin | None
+) -> DenseNet:
+    """Begin the training of a net, and feed it as its module then asks for."""
+    if begin is not None:
+        begin(net, *_first_data(feed, net, targets, X, y))
+    return feed(net, targets, X, y)
+
+
+def _first_data(
+    feed: Feed, net: NeuralNet, targets: Any, X: Any, y: Any
+) -> tuple[Any, np.ndarray]:
+    """Return data for callbacks at the beginning, also where the module fits no rows.
+
+    Its width may be set by one of them.
+    """
+    try:
+        dense = feed(net, targets, X, y)
+    except Exception:  # a module of another width may fail in any way
+        encoded = targets.encode(y)
+        return net_rows(X, np.dtype(np.float32)), encoded
+    return dense.X, dense.y
 
 
 def _learn(default: type[TabularNet], y: Any) -> Labels | Values:
@@ -178,7 +216,9 @@ def _check_kind(inner: Any, default: type[TabularNet]) -> None:
         )
 
 
-def _from_frozen(inner: Any, default: type[TabularNet], X: Any, y: Any) -> DenseNet:
+def _from_frozen(
+    inner: Any, default: type[TabularNet], X: Any, y: Any, begin: Begin | None
+) -> DenseNet:
     if isinstance(inner, NeuralNet) and not inner.initialized_:
         raise NotFittedError(
             f"The frozen {type(inner).__name__} is not fitted yet. Fit it first, or "
@@ -186,27 +226,64 @@ def _from_frozen(inner: Any, default: type[TabularNet], X: Any, y: Any) -> Dense
         )
     check_is_fitted(inner)
     net = _trained_copy(inner if isinstance(inner, NeuralNet) else inner.net_)
+    feed = _fed
     if isinstance(inner, NET_ESTIMATORS):
         targets = inner.targets_
-        if is_own_net(inner):
-            return _fed(net, targets, X, y, frozen=True)
-        return _tabular(net, targets, X, y, frozen=True)
-    targets = _learn(default, y)
-    if isinstance(targets, Labels):
-        # A net of its own was trained on class numbers: they are its labels.
-        outputs = first_outputs(net, net_rows(X, input_dtype(net, X)))
-        n_outputs = outputs.shape[1] if outputs.ndim > 1 else 2
-        targets = Labels(np.arange(max(2, n_outputs)))
-    return _fed(net, targets, X, y, frozen=True)
+        feed = _fed if is_own_net(inner) else _tabular
+    else:
+        targets = _learn(default, y)
+        if isinstance(targets, Labels):
+            # A net of its own was trained on class numbers: they are its labels.
+            outputs = _outputs_of_trained(net, X)
+            n_outputs = outputs.shape[1] if outputs.ndim > 1 else 2
+            targets = Labels(np.arange(max(2, n_outputs)))
+    if begin is not None:
+        begin = partial(_begin_trained, begin)
+    dense = _begun(feed, net, targets, X, y, begin)
+    return replace(dense, frozen=True)
 
 
-def _tabular(
-    net: NeuralNet, targets: Any, X: Any, y: Any, *, frozen: bool = False
-) -> DenseNet:
+def _outputs_of_trained(net: NeuralNet, X: Any) -> Tensor:
+    """Compute outputs for two rows, or say that they are not what was trained on."""
+    try:
+        return first_outputs(net, net_rows(X, input_dtype(net, X)))
+    except RuntimeError as error:
+        raise ValueError(
+            f"The frozen {type(net).__name__} cannot predict rows of X, of shape "
+            f"{X.shape}: {error}. Give it rows like those that it was trained on."
+        ) from error
+
+
+def _begin_trained(begin: Begin, net: NeuralNet, X: Any, y: Any) -> None:
+    """Begin the training of a net that keeps what it has learnt.
+
+    Callbacks that set weights anew have done their work before the net was frozen.
+    """
+    net.callbacks_ = [
+        item for item in net.callbacks_ if not isinstance(item[1], Initializer)
+    ]
+    trained = {
+        name: deepcopy(part.state_dict())
+        for name in part_names(net)
+        if isinstance(part := getattr(net, name), nn.Module)
+    }
+    begin(net, X, y)
+    for name, state in trained.items():
+        try:
+            getattr(net, name).load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"A callback of the frozen net has replaced {name} when training "
+                f"began, and its trained weights do not fit the new one: {error}. Take "
+                "the callback out, or give the net unfrozen."
+            ) from error
+
+
+def _tabular(net: NeuralNet, targets: Any, X: Any, y: Any) -> DenseNet:
     """Build the dense net of a TabularNet, which takes validated rows as they are."""
     encoded = targets.encode(y)
     format = NetFormat(targets, None, encoded.dtype, encoded.ndim)
-    return DenseNet(net, format, as_net_input(X), encoded, frozen)
+    return DenseNet(net, format, as_net_input(X), encoded)
 
 
 def _trained_copy(net: NeuralNet) -> NeuralNet:
@@ -221,9 +298,7 @@ def _trained_copy(net: NeuralNet) -> NeuralNet:
     return copy
 
 
-def _fed(
-    net: NeuralNet, targets: Any, X: Any, y: Any, *, frozen: bool = False
-) -> DenseNet:
+def _fed(net: NeuralNet, targets: Any, X: Any, y: Any) -> DenseNet:
     """Feed a user's net in the types and shapes that its module and loss take."""
     if not isinstance(getattr(net, "module_", None), nn.Module):
         raise TypeError(
@@ -256,7 +331,7 @@ def _fed(
                 "give one output for each."
             )
     format = NetFormat(targets, X.dtype, encoded.dtype, encoded.ndim)
-    return DenseNet(net, format, X, encoded, frozen)
+    return DenseNet(net, format, X, encoded)
 
 
 def input_dtype(net: NeuralNet, X: Any) -> np.dtype:

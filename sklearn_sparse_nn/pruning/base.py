@@ -36,6 +36,7 @@ from sklearn_sparse_nn.pruning.progress import PHASES, FitTask, Progress, fit_ta
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import PruningRun
 from sklearn_sparse_nn.training.distillation import check_distillable
+from sklearn_sparse_nn.training.run import begin_training
 
 __all__ = ["BasePruner"]
 
@@ -140,7 +141,12 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         state = GlobalState(as_seed(self.random_state), used)
         with state.isolated():
             dense = dense_net(
-                source, self._default_estimator, X, y, random_state=state.seed
+                source,
+                self._default_estimator,
+                X,
+                y,
+                random_state=state.seed,
+                begin=begin_training,
             )
             run = PruningRun.begin(dense, state)
             self._prune(run, task, path)
@@ -166,8 +172,8 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         )
         net = run.net
         dense_phase(self, run, request, progress, path.dense)
-        if run.net is not net:
-            request = run.request(params)  # of the layers of the net that was found
+        if run.net is not net or run.replaced(request.layers):
+            request = run.look_again(params)
         prune(run, request, progress)
 
     @chunks.by_chunks

@@ -28,7 +28,11 @@ from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import WATCHED, PruningRun
 from sklearn_sparse_nn.statistics.gathering import GATHERED
-from sklearn_sparse_nn.training.run import ChunkRun, refuse_restoring
+from sklearn_sparse_nn.training.run import (
+    ChunkRun,
+    begin_training,
+    refuse_restoring,
+)
 
 __all__ = ["by_chunks", "partial_fit", "prune"]
 
@@ -228,6 +232,7 @@ def _begin(
         y,
         random_state=state.seed,
         classes=classes,
+        begin=begin_training,
     )
     run = PruningRun.begin(dense, state)
     refuse_restoring(run.net)

@@ -101,6 +101,13 @@ def train_dense(run: PruningRun, request: Request, progress: Progress) -> None:
             run.go_on = progress.end_epoch(row, run.net) and run.go_on
             if not run.go_on:
                 break
+    watched = [name for name in WATCHED if name in request.needs]
+    if watched and run.replaced(request.layers):
+        raise RuntimeError(
+            "A callback has replaced the module in the dense phase, in which the "
+            f"importance watches {' and '.join(watched)}. Replace it in "
+            "on_train_begin, or use another importance."
+        )
 
 
 def dense_phase(

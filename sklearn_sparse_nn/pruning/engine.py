@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from fractions import Fraction
 from functools import partial
 
@@ -141,14 +140,8 @@ class _Engine:
 
     def _finish(self) -> None:
         """End the run; callbacks may restore an epoch, but none at other sparsity."""
-        module = self.run.net.module_
-        kept = None
-        if self.plan.events and not self.plan.final_epochs:
-            kept = deepcopy(module.state_dict())
-        self.run.training.end()
-        if kept is not None:
-            self.run.net.module_.load_state_dict(kept)
-        self.run.apply_masks(zeros_die=bool(self.plan.events))
+        unlike = bool(self.plan.events) and not self.plan.final_epochs
+        self.run.end(keep_weights=unlike)
 
     def _train(self, phase: str, n_epochs: int) -> bool:
         return all(self._epoch(phase) for _ in range(n_epochs))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
@@ -206,8 +207,11 @@ class PruningRun:
         )
 
     def start_training(self, kind: type[TrainingRun] = TrainingRun) -> None:
-        """Start the training run, over all rows or over chunks of rows."""
-        self.training = kind(self.net, self.X, self.y)
+        """Start the training run, over all rows or over chunks of rows.
+
+        Callbacks know already that training has begun.
+        """
+        self.training = kind(self.net, self.X, self.y, begun=True)
 
     def start_masks(
         self, request: Request, known: Mapping[str, np.ndarray] | None = None
@@ -224,6 +228,38 @@ class PruningRun:
             self.masks = zero_mask(request.layers)
         else:
             self.masks = _all_alive(request.layers)
+
+    def look_again(self, pruner: Pruner) -> Request:
+        """Resolve a request of the layers that the net has after its dense phase.
+
+        Parameters
+        ----------
+        pruner : estimator
+            The pruner; its parameters are read.
+
+        Returns
+        -------
+        request : Request
+        """
+        self.shape = shape_of(self.net, self.X)
+        request = self.request(pruner)
+        self.start_masks(request)
+        return request
+
+    def replaced(self, layers: Mapping[str, PrunableLayer]) -> bool:
+        """Check whether a callback has replaced the module of some layers.
+
+        Parameters
+        ----------
+        layers : mapping of name to PrunableLayer
+            The layers as they were.
+
+        Returns
+        -------
+        replaced : bool
+        """
+        now = {layer.module for layer in prunable_layers(self.net.module_).values()}
+        return any(layer.module not in now for layer in layers.values())
 
     def watch(
         self, needs: tuple[str, ...], layers: Mapping[str, PrunableLayer]
@@ -296,9 +332,8 @@ class PruningRun:
         """
         assert self.events is not None, "inside of `pruning`"
         self.events.carry_out(event, following)
-        if event.share == 1:
-            # What was best before these masks is no measure any more.
-            self.training.forget_best()
+        # What was best before these masks is no measure any more.
+        self.training.forget_best()
 
     def penalized(self) -> AbstractContextManager[None]:
         """Apply the penalty that was requested, if any, until the last event."""
@@ -317,6 +352,23 @@ class PruningRun:
         self.holder.apply()
         if zeros_die:
             self.holder.mask_zeros()
+
+    def end(self, *, keep_weights: bool) -> None:
+        """End training: tell callbacks, and let masks and zeros be one.
+
+        Parameters
+        ----------
+        keep_weights : bool
+            Whether callbacks must not restore other weights, such as those of an epoch
+            at another sparsity.
+        """
+        assert self.holder is not None, "inside of `held`"
+        kept = deepcopy(self.net.module_.state_dict()) if keep_weights else None
+        self.training.end()
+        self.holder.follow()
+        if kept is not None:
+            self.net.module_.load_state_dict(kept)
+        self.apply_masks(zeros_die=True)
 
     def train(
         self, phase: str, before_batch: Callable[[Fraction], None] | None = None
@@ -340,6 +392,8 @@ class PruningRun:
         if self.holder is not None:
             self.holder.apply()  # a callback may have loaded other weights
         self.go_on = self.training.epoch(phase, before_batch)
+        if self.holder is not None:
+            self.holder.check(phase)
         sparsity = 0.0 if self.holder is None else self.holder.sparsity()
         row: Row = {
             "phase": phase,
@@ -384,7 +438,23 @@ class PruningRun:
         """
         drop_training_state(self.net)
         spare_global_rng(self.net)
+        self._check_zeros(exactly=snapshot is None)
         return self._attributes(self.net, snapshot)
+
+    def _check_zeros(self, *, exactly: bool) -> None:
+        """Check that pruned weights are zero, and if `exactly` that no others are."""
+        found = prunable_layers(self.net.module_)
+        for name, alive in zero_mask(
+            {name: found[name] for name in self.masks}
+        ).items():
+            mask = self.masks[name]
+            wrong = alive != mask if exactly else alive & ~mask
+            if wrong.any():
+                raise RuntimeError(
+                    f"{int(wrong.sum())} weights of layer {name!r} are not zero "
+                    "exactly where its mask says. A callback, or the net's own code, "
+                    "has changed them when training had ended. Nothing is fitted."
+                )
 
     def fitted_so_far(self, net: NeuralNet, history: History) -> Fitted:
         """Make the fitted attributes as if training stopped now; the net is copied.

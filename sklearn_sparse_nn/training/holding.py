@@ -1,6 +1,7 @@
 """Masks that keep pruned weights at exactly zero while a net trains."""
 
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.host import optimizers
-from sklearn_sparse_nn.nets.layers import PrunableLayer
+from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
 __all__ = ["MaskHolder"]
 
@@ -43,22 +44,83 @@ class MaskHolder(Callback):
     ) -> None:
         self._net = net
         self._layers = layers
+        self._weights = {name: layer.weight for name, layer in layers.items()}
+        self._optimizers: list[torch.optim.Optimizer] = []
         self._hooks: list[RemovableHandle] = []
         self.hold(masks)
 
     def __enter__(self) -> "MaskHolder":
         self._net.callbacks_.insert(0, ("masks", self))
-        for optimizer in optimizers(self._net):
-            hook = optimizer.register_step_post_hook(self.after_step)
-            self._hooks.append(hook)
+        self._hook_optimizers()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._unhook()
+        callbacks = self._net.callbacks_
+        callbacks[:] = [item for item in callbacks if item[1] is not self]
+
+    def _hook_optimizers(self) -> None:
+        """Follow the net's optimizers, which callbacks may replace."""
+        now = optimizers(self._net)
+        if len(now) == len(self._optimizers) and all(map(is_, now, self._optimizers)):
+            return
+        self._unhook()
+        self._optimizers = now
+        for optimizer in now:
+            self._hooks.append(optimizer.register_step_post_hook(self.after_step))
+
+    def _unhook(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        callbacks = self._net.callbacks_
-        callbacks[:] = [item for item in callbacks if item[1] is not self]
+        self._optimizers = []
+
+    def check(self, phase: str) -> None:
+        """Check that the net still has the weights whose masks are held.
+
+        Parameters
+        ----------
+        phase : str
+            The phase that an error message names.
+
+        Raises
+        ------
+        RuntimeError
+            A weight was replaced.
+        """
+        found = prunable_layers(self._net.module_)
+        for name, weight in self._weights.items():
+            if name not in found or found[name].weight is not weight:
+                raise RuntimeError(
+                    f"The weight of layer {name!r} was replaced in the {phase} phase, "
+                    "by a callback such as one that calls net.set_params(module__...). "
+                    "Masks cannot be held in it. Change weights in place, as "
+                    "load_state_dict does, or replace the module in on_train_begin."
+                )
+
+    def follow(self) -> None:
+        """Hold the masks in the layers that the net has now.
+
+        A callback may have replaced the module when training ended, by a mean of
+        weights, say.
+
+        Raises
+        ------
+        RuntimeError
+            A layer is missing, or has another shape.
+        """
+        found = prunable_layers(self._net.module_)
+        for name, mask in self.masks.items():
+            layer = found.get(name)
+            if layer is None or layer.turned(layer.weight).shape != mask.shape:
+                raise RuntimeError(
+                    f"The module was replaced when training ended, and layer {name!r} "
+                    "of the new one is missing or has another shape, so that no mask "
+                    "fits. A callback's on_train_end must keep the layers."
+                )
+        self._layers = {name: found[name] for name in self.masks}
+        self._weights = {name: layer.weight for name, layer in self._layers.items()}
+        self.hold(self.masks)
 
     def hold(self, masks: Mapping[str, Tensor]) -> None:
         """Replace the masks, and apply the new ones at once."""
@@ -99,6 +161,7 @@ class MaskHolder(Callback):
 
     def on_grad_computed(self, net: NeuralNet, *args: Any, **kwargs: Any) -> None:
         """Zero the gradients of pruned weights (skorch calls this)."""
+        self._hook_optimizers()
         for weight, alive in self._held:
             if weight.grad is not None and not weight.grad.is_sparse:
                 weight.grad.mul_(alive)

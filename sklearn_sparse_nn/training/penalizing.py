@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class Penalty(Callback):
         self._size = sum(layer.weight.numel() for layer in layers.values())
 
     def __enter__(self) -> "Penalty":
+        self._optimizers = optimizers(self._net)
         self._net.callbacks_.insert(0, ("penalty", self))
         return self
 
@@ -115,6 +117,12 @@ class Penalty(Callback):
         """Update the strength (skorch calls this)."""
         if not training:
             return
+        if not all(map(is_, optimizers(net), self._optimizers)):
+            raise RuntimeError(
+                "A callback has replaced the optimizer, whose steps the penalty "
+                "follows. Change its settings in place, as a learning-rate schedule "
+                "does, or use no penalty."
+            )
         self._step += 1
         progress = min(1.0, self._step / self._n_steps)
         missing = (

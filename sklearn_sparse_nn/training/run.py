@@ -19,9 +19,45 @@ from torch.utils.data import Dataset
 from sklearn_sparse_nn.exceptions import DivergedTrainingError
 from sklearn_sparse_nn.nets.batches import BatchIterator
 from sklearn_sparse_nn.nets.host import drop_optimizers
+from sklearn_sparse_nn.training.forgetting import forget_best
 from sklearn_sparse_nn.training.interruption import InterruptWatch
 
-__all__ = ["ChunkRun", "TrainingRun", "drop_training_state", "refuse_restoring"]
+__all__ = [
+    "ChunkRun",
+    "TrainingRun",
+    "begin_training",
+    "drop_training_state",
+    "refuse_restoring",
+]
+
+
+def begin_training(net: NeuralNet, X: Any, y: Any) -> None:
+    """Tell a net and its callbacks that training begins.
+
+    Callbacks may replace the module now, as skorch's ``InputShapeSetter`` does. So look
+    at layers, outputs and types afterwards.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        An initialized net.
+    X, y : arrays
+        The training data.
+
+    Raises
+    ------
+    TypeError
+        The net overrides a method that trains all epochs.
+    """
+    for method in ("fit", "fit_loop", "partial_fit"):
+        if not getattr(type(net), method).__module__.startswith("skorch."):
+            raise TypeError(
+                f"{type(net).__name__} overrides {method}, which a pruner does not "
+                "call: it drives the epochs itself. Override train_step, "
+                "train_step_single or run_single_epoch instead."
+            )
+    net.check_training_readiness()
+    net.notify("on_train_begin", X=X, y=y)
 
 
 class TrainingRun:
@@ -34,6 +70,8 @@ class TrainingRun:
     X, y : arrays
         The training data, of the types that `net` takes. The net's own `train_split`
         divides them.
+    begun : bool, default=False
+        Whether `begin_training` was called for this run already.
 
     Raises
     ------
@@ -41,19 +79,12 @@ class TrainingRun:
         The net overrides a method that trains all epochs.
     """
 
-    def __init__(self, net: NeuralNet, X: Any, y: Any) -> None:
-        for method in ("fit", "fit_loop", "partial_fit"):
-            if not getattr(type(net), method).__module__.startswith("skorch."):
-                raise TypeError(
-                    f"{type(net).__name__} overrides {method}, which a pruner does not "
-                    "call: it drives the epochs itself. Override train_step, "
-                    "train_step_single or run_single_epoch instead."
-                )
+    def __init__(self, net: NeuralNet, X: Any, y: Any, *, begun: bool = False) -> None:
+        if not begun:
+            begin_training(net, X, y)
         self.net = net
         self._trained = False
         self._data = {"X": X, "y": y}
-        net.check_training_readiness()
-        net.notify("on_train_begin", **self._data)
         net.check_data(X, y)
         train, valid = net.get_split_datasets(X, y)
         self._datasets = {"dataset_train": train, "dataset_valid": valid}
@@ -160,13 +191,8 @@ class TrainingRun:
                     self.net.load_params(f_params=params, use_safetensors=safe)
 
     def forget_best(self) -> None:
-        """Reset callbacks that watch a score, as if no epoch had been trained."""
-        for _, callback in self.net.callbacks_:
-            if hasattr(callback, "best_score_"):
-                better_low = getattr(callback, "lower_is_better", True)
-                callback.best_score_ = np.inf if better_low else -np.inf
-        for callback in _monitors(self.net):
-            callback.on_train_begin(self.net, **self._data)
+        """Reset what compares epochs with an earlier best, for other masks."""
+        forget_best(self.net, **self._data)
 
     def end(self) -> None:
         """End the run; if any epoch was trained, callbacks may restore weights.
@@ -210,11 +236,13 @@ class ChunkRun(TrainingRun):
         An initialized net.
     X, y : arrays
         The first chunk, as `net` takes it.
+    begun : bool, default=False
+        Whether `begin_training` was called for this run already.
     """
 
-    def __init__(self, net: NeuralNet, X: Any, y: Any) -> None:
+    def __init__(self, net: NeuralNet, X: Any, y: Any, *, begun: bool = False) -> None:
         self._order = _one_order(net)
-        super().__init__(net, X, y)
+        super().__init__(net, X, y, begun=begun)
 
     def feed(self, X: Any, y: Any) -> None:
         """Train on these rows from now on."""
