@@ -9,6 +9,7 @@ __all__ = [
     "ModelFormatError",
     "NonFiniteScoreError",
     "UnknownNameError",
+    "UnprunedWeightsWarning",
     "UnsupportedLayerError",
 ]
 
@@ -49,6 +50,10 @@ class DivergedTrainingError(ArithmeticError):
 
 class LayerCollapseWarning(UserWarning):
     """A layer would have lost every weight, so its best group was kept."""
+
+
+class UnprunedWeightsWarning(UserWarning):
+    """Weights of a net stay dense, since they are in no layer that can be pruned."""
 
 
 class ModelFormatError(ValueError):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -255,10 +256,13 @@ def _count(
     ]
     if not collapsed:
         return counts
+    asked = ""
+    if isinstance(budget.sparsity, Integral):
+        asked = f" sparsity={budget.sparsity} is a number of weights to keep."
     warnings.warn(
         f"At this sparsity the layers {collapsed} would lose every weight. The best "
         "group of each was kept; the net may still be too sparse to learn. Ask for "
-        "less, or spare these layers with `layers`.",
+        f"less, or spare these layers with `layers`.{asked}",
         LayerCollapseWarning,
         stacklevel=2,
     )

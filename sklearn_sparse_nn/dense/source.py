@@ -173,7 +173,7 @@ def dense_net(
 def _begun(
     feed: Feed, net: NeuralNet, targets: Any, X: Any, y: Any, begin: Begin | None
 ) -> DenseNet:
-    """Begin the training of a net, and feed it as its module then asks for."""
+    """Start the training of a net, and convert data to what its module then takes."""
     if begin is not None:
         begin(net, *_first_data(feed, net, targets, X, y))
     return feed(net, targets, X, y)
@@ -255,7 +255,7 @@ def _outputs_of_trained(net: NeuralNet, X: Any) -> Tensor:
 
 
 def _begin_trained(begin: Begin, net: NeuralNet, X: Any, y: Any) -> None:
-    """Begin the training of a net that keeps what it has learnt.
+    """Start the training of a net that keeps what it has learnt.
 
     Callbacks that set weights anew have done their work before the net was frozen.
     """

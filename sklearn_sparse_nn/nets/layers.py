@@ -24,6 +24,7 @@ __all__ = [
     "is_prunable",
     "match_layers",
     "prunable_layers",
+    "unprunable_weights",
     "zero_mask",
 ]
 
@@ -132,6 +133,39 @@ def prunable_layers(module: nn.Module) -> dict[str, PrunableLayer]:
             f"pruned, and its modules are {', '.join(found)}."
         )
     return layers
+
+
+def unprunable_weights(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """List the weights of a net that are in no prunable layer.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The whole net, compiled or not.
+
+    Returns
+    -------
+    weights : list of (str, Tensor)
+        Parameters of two and more dimensions: of recurrent and bilinear layers, the
+        input projection of attention, a module's own. Biases and norms are no weights.
+
+    Examples
+    --------
+    >>> [name for name, _ in unprunable_weights(nn.GRU(2, 3))]
+    ['weight_ih_l0', 'weight_hh_l0']
+    """
+    module = original(module)
+    prunable = {
+        id(weight)
+        for child in module.modules()
+        if is_prunable(child)
+        and (weight := own_parameters(child).get("weight")) is not None
+    }
+    return [
+        (name, weight.detach())
+        for name, weight in module.named_parameters()
+        if weight.ndim > 1 and id(weight) not in prunable
+    ]
 
 
 def match_layers(

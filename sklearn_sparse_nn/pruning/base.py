@@ -31,6 +31,11 @@ from sklearn_sparse_nn.pruning import chunks
 from sklearn_sparse_nn.pruning.dense_phase import ALONE, OnPath, dense_phase
 from sklearn_sparse_nn.pruning.engine import check_steps, prune
 from sklearn_sparse_nn.pruning.fitted import PrunedNet
+from sklearn_sparse_nn.pruning.notices import (
+    warn_of_counts,
+    warn_of_sparser_nets,
+    warn_of_unpruned_weights,
+)
 from sklearn_sparse_nn.pruning.parameters import CONSTRAINTS
 from sklearn_sparse_nn.pruning.progress import PHASES, FitTask, Progress, fit_task
 from sklearn_sparse_nn.pruning.request import Request
@@ -164,6 +169,8 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         ]
         _check_requests(run, [request, *later])
         run.start_masks(request)
+        if path.source is None:
+            _warn(run, request)
         progress = Progress(
             self.verbose,
             task,
@@ -225,6 +232,14 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
 
     def _has_own_net(self) -> bool:
         return is_own_net(self.estimator)
+
+
+def _warn(run: PruningRun, request: Request) -> None:
+    """Warn of what the net will not be, or what may be a slip."""
+    warn_of_counts(request)
+    warn_of_unpruned_weights(run.net.module_, request)
+    if run.frozen:
+        warn_of_sparser_nets(run.masks, request)
 
 
 def _check_requests(run: PruningRun, requests: list[Request]) -> None:

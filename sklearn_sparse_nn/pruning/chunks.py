@@ -23,6 +23,7 @@ from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.pruning.limits import Shared, counts_to_keep
+from sklearn_sparse_nn.pruning.notices import warn_of_counts, warn_of_unpruned_weights
 from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
@@ -276,6 +277,8 @@ def _prune(run: PruningRun, at_once: Pruner, *, has_rows: bool) -> None:
     request = run.request(at_once, max_epochs=1, trained=False)
     counts = counts_to_keep(request.budget)
     _check_total(run, counts, request)
+    warn_of_counts(request)
+    warn_of_unpruned_weights(run.net.module_, request)
     _check_statistics(run, request, at_once, has_rows=has_rows)
     with run.pruning(request):
         if request.plan.events:

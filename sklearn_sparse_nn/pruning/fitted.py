@@ -11,6 +11,7 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sklearn_sparse_nn._compat import CallbackSupportMixin, refuse_dataframe_output
 from sklearn_sparse_nn.dense.base import (
@@ -26,7 +27,7 @@ from sklearn_sparse_nn.nets.connectivity import (
     input_importances,
     linear_chain,
 )
-from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers
+from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, unprunable_weights
 from sklearn_sparse_nn.pruning.limits import costs_of
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.statistics.activations import hidden_activations
@@ -151,6 +152,8 @@ class PrunedNet(
                 "bytes_dense": 4 * size,
                 "bytes_csr": costs["bytes"],
             }
+        for name, weight in unprunable_weights(self.net_.module_):
+            rows[name] = _row_of_unprunable(weight)
         report = pandas.DataFrame.from_dict(rows, orient="index")
         return report.rename_axis("layer")
 
@@ -205,3 +208,19 @@ class PrunedNet(
         tags.input_tags.three_d_array = self._has_own_net()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _row_of_unprunable(weight: Tensor) -> dict[str, object]:
+    """Build the row of a report for a weight that no layer prunes."""
+    size, nonzeros = weight.numel(), int(torch.count_nonzero(weight))
+    return {
+        "shape": tuple(weight.shape),
+        "pruned": False,
+        "weights": size,
+        "nonzeros": nonzeros,
+        "sparsity": 1 - nonzeros / size,
+        "effective_sparsity": np.nan,
+        "flops": np.nan,
+        "bytes_dense": 4 * size,
+        "bytes_csr": 4 * size,
+    }

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def begin_training(net: NeuralNet, X: Any, y: Any) -> None:
-    """Tell a net and its callbacks that training begins.
+    """Notify a net and its callbacks that training begins.
 
     Callbacks may replace the module now, as skorch's ``InputShapeSetter`` does. So look
     at layers, outputs and types afterwards.

@@ -44,7 +44,7 @@ class _Pool:
 
 
 def _help(tasks: _Tasks) -> None:
-    """Do one task after the other, in a thread that ends with the process."""
+    """Run one task after the other, in a thread that ends with the process."""
     while True:
         future, work = tasks.get()
         if future.set_running_or_notify_cancel():
