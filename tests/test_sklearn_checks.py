@@ -15,10 +15,13 @@ from sklearn_sparse_nn import (
 )
 
 NETS = [TabularNetClassifier(), TabularNetRegressor()]
-PRUNERS = [PrunedClassifier(), PrunedRegressor()]
-# As they come they would fit fifty nets of forty epochs for every check.
-QUICK = {"lr": 0.03, "max_epochs": 8}
-SHORT = {"allocation": "uniform", "n_steps": 2, "prune_epochs": 2, "finetune_epochs": 2}
+# As they come they would train forty epochs, and searches fifty times, for every check.
+QUICK = {"lr": 0.05, "max_epochs": 5}
+SHORT = {"allocation": "uniform", "n_steps": 1, "prune_epochs": 1, "finetune_epochs": 2}
+PRUNERS = [
+    PrunedClassifier(dense_epochs=4, **SHORT),
+    PrunedRegressor(dense_epochs=10, **{**SHORT, "finetune_epochs": 8}),
+]
 SEARCHES = [
     PrunedClassifierCV(
         PrunedClassifier(TabularNetClassifier((32,), **QUICK), **SHORT),

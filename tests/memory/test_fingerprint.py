@@ -1,8 +1,6 @@
 """What tells one object from another: values, parameters and code, in any process."""
 
 import functools
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from torch import nn
 
 from sklearn_sparse_nn import PrunedClassifier
 from sklearn_sparse_nn.memory.fingerprint import fingerprint
+from tests.elsewhere import run_elsewhere
 from tests.pruning.nets import own_net, small
 
 ROOT = Path(__file__).parents[2]
@@ -225,12 +224,8 @@ def test_what_has_no_state_is_refused_as_a_pickle_would():
         fingerprint([threading.Lock()])
 
 
-SCRIPT = """
-import sys
-import cloudpickle
-from sklearn_sparse_nn.memory.fingerprint import fingerprint
-print(fingerprint(cloudpickle.load(sys.stdin.buffer))[0])
-"""
+def fingerprint_of(pickled):
+    return fingerprint(cloudpickle.loads(pickled))[0]
 
 
 def test_it_is_the_same_in_another_process():
@@ -246,14 +241,8 @@ def test_it_is_the_same_in_another_process():
         {"x", "y", "z"},
         again,
     ]
-    found = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        input=cloudpickle.dumps(values),
-        capture_output=True,
-        cwd=ROOT,
-        check=True,
-    )
-    assert found.stdout.decode().strip() == fingerprint(values)[0]
+    found = run_elsewhere(fingerprint_of, cloudpickle.dumps(values))
+    assert found == fingerprint(values)[0]
 
 
 def test_parts_are_named_in_one_order():

@@ -1,9 +1,7 @@
 """The dense phase in a store: the same fit, trained once, whatever the store does."""
 
 import functools
-import subprocess
 import sys
-import textwrap
 
 import joblib
 import numpy as np
@@ -20,7 +18,8 @@ from sklearn_sparse_nn import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.parts import Rewind
-from tests.memory.dense_phases import QUICK, ROOT, bits, outputs
+from tests.elsewhere import run_elsewhere
+from tests.memory.dense_phases import QUICK, bits, outputs
 from tests.pruning.nets import Mlp, Tied, own_net, own_regressor, small
 
 
@@ -96,23 +95,12 @@ def test_with_memory_a_regressor_equals_one_without(values, tmp_path, trained, m
     assert len(trained) == 2
 
 
+def fit_with_memory(folder, X, y):
+    PrunedClassifier(own_net(module=Mlp), memory=folder, **QUICK).fit(X, y)
+
+
 def test_with_memory_in_another_process_equals_without(classes, tmp_path, trained):
-    script = textwrap.dedent(
-        f"""
-        import sys, torch
-        torch.set_num_threads(1)
-        from sklearn.datasets import make_classification
-        from tests.memory.dense_phases import *
-        from tests.memory.test_store import *
-        X, y = make_classification(
-            120, 8, n_informative=6, n_classes=3, class_sep=2.0, random_state=0
-        )
-        net = own_net(module=Mlp)
-        pruner = PrunedClassifier(net, memory={str(tmp_path)!r}, **QUICK)
-        pruner.fit(X.astype("float32"), y.astype("int64"))
-        """
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    run_elsewhere(fit_with_memory, str(tmp_path), *classes)
     pruner = PrunedClassifier(own_net(module=Mlp), **QUICK)
     expected = bits(pruner.fit(*classes))
     assert bits(pruner.set_params(memory=str(tmp_path)).fit(*classes)) == expected

@@ -163,7 +163,8 @@ if __name__ == "__main__":
         net, prune_epochs=1, finetune_epochs=1, n_steps=1, random_state=0,
         memory=sys.argv[1],
     )
-    search = GridSearchCV(pruner, {"sparsity": [0.3, 0.6]}, cv=2, n_jobs=2)
+    grid, n_jobs = {"sparsity": [0.3, 0.6]}, int(sys.argv[2])
+    search = GridSearchCV(pruner, grid, cv=2, n_jobs=n_jobs)
     search.fit(X.astype("float32"), y)
     assert type(search.best_estimator_.net_.module_) is Net
     pickle.dumps(search)
@@ -175,9 +176,10 @@ def test_a_class_of_a_script_is_shared_by_workers_and_with_the_next_run(tmp_path
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     store = tmp_path / "store"
-    for _ in range(2):
+    for n_jobs in ("2", "1"):
+        command = [sys.executable, "-W", "error::UserWarning", str(script)]
         found = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning", str(script), str(store)],
+            [*command, str(store), n_jobs],
             capture_output=True,
             check=False,
             cwd=ROOT,

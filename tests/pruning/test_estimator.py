@@ -2,8 +2,6 @@
 
 import pickle
 import random
-import subprocess
-import sys
 from copy import deepcopy
 
 import joblib
@@ -11,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import SelectFromModel
 from sklearn.frozen import FrozenEstimator
@@ -31,6 +31,7 @@ from sklearn_sparse_nn import (
     TabularNetRegressor,
 )
 from sklearn_sparse_nn.core.schedules import Polynomial
+from tests.elsewhere import run_elsewhere
 from tests.pruning.nets import own_net, small
 
 QUICK = {"n_steps": 2, "prune_epochs": 2, "finetune_epochs": 1, "random_state": 0}
@@ -218,35 +219,23 @@ def test_global_random_state_does_not_matter(classes, make):
         assert bits(pruner.fit(*classes)) == first
 
 
-SCRIPT = """
-import hashlib, sys
-import torch
-torch.set_num_threads(1)
-from safetensors.numpy import save
-from sklearn.datasets import load_iris
-from sklearn_sparse_nn import PrunedClassifier, TabularNetClassifier
-pruner = PrunedClassifier(
-    TabularNetClassifier((16,), max_epochs=2, dropout=0.1),
-    importance=sys.argv[1], n_steps=2, prune_epochs=2, random_state=5,
-).fit(*load_iris(return_X_y=True))
-weights = pruner.transform(format="dense")
-tensors = pruner.masks_ | {f"{name}.weight": weights[name] for name in weights}
-print(hashlib.sha256(save(tensors)).hexdigest())
-"""
+def file_bytes(importance):
+    pruner = PrunedClassifier(
+        TabularNetClassifier((16,), max_epochs=2, dropout=0.1),
+        importance=importance,
+        sparsity=0.7,
+        n_steps=2,
+        prune_epochs=2,
+        random_state=5,
+    ).fit(*load_iris(return_X_y=True))
+    weights = pruner.transform(format="dense")
+    tensors = pruner.masks_ | {f"{name}.weight": weights[name] for name in weights}
+    return save(tensors)
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "random"])
 def test_the_same_seed_gives_the_same_file_bytes_in_two_processes(importance):
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT, importance],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for _ in range(2)
-    }
-    assert len(digests) == 1
+    assert run_elsewhere(file_bytes, importance) == file_bytes(importance)
 
 
 @pytest.mark.parametrize("pruner", [PrunedClassifier, PrunedRegressor])

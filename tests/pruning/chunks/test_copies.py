@@ -1,11 +1,8 @@
 """Copies, pickles and processes between chunks: invariants 18, 19 and 21."""
 
-import os
 import pickle
 import random
-import subprocess
-import sys
-import textwrap
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from skorch.callbacks import LRScheduler
 
+from tests.elsewhere import run_elsewhere
 from tests.pruning.chunks.pruners import (
     LABELS,
     bits,
@@ -117,40 +115,20 @@ def test_another_seed_gives_another_net(classes):
     assert runs[0] != runs[1]
 
 
-SCRIPT = textwrap.dedent(
-    """
-    import hashlib, sys, tempfile, torch
-    torch.set_num_threads(1)
-    from pathlib import Path
-    import numpy as np
-    from sklearn.datasets import make_classification
-    from tests.pruning.chunks.test_copies import *
-    X, y = make_classification(
-        120, 8, n_informative=6, n_classes=3, class_sep=2.0, random_state=0
-    )
-    data = X.astype(np.float32), y
+def files(data):
+    """Train, prune and train on; return the bytes of the file, and of all else."""
+    found = []
     for net in (small(), own_net()):
         pruner = trained(pruner_of(net), data).prune(0.5)
         trained(pruner, data)
         with tempfile.TemporaryDirectory() as folder:
             pruner.export().save(Path(folder, "m"))
             file = Path(folder, "m").read_bytes()
-        print(hashlib.sha256(file + repr(sorted(bits(pruner)[1])).encode()).hexdigest())
-    """
-)
+        found.append(file + repr(sorted(bits(pruner)[1])).encode())
+    return found
 
 
-def test_two_processes_give_the_same_files():
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert runs[0] == runs[1]
-    assert len(set(runs[0].split())) == 2
+def test_two_processes_give_the_same_files(classes):
+    here = files(classes)
+    assert run_elsewhere(files, classes) == here
+    assert len(set(here)) == 2

@@ -33,12 +33,15 @@ ROOT = Path(__file__).parents[3]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
-@pytest.fixture(autouse=True, params=[64, 32], ids=["tiles", "halves"])
-def shared(request):
-    """Let threads share every prediction in one way, in other processes as well."""
-    patch = share_always(request.param)
-    patch.setenv("TEST_ROWS_AT_ONCE", str(request.param))
-    yield request.param
+@pytest.fixture(autouse=True)
+def shared():
+    """Let threads share every prediction, in other processes as well.
+
+    The smallest pieces there are: half a tile. `test_sharing` has all ways.
+    """
+    patch = share_always(32)
+    patch.setenv("TEST_ROWS_AT_ONCE", "32")
+    yield
     patch.undo()
 
 
