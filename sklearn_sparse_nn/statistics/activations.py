@@ -5,10 +5,10 @@ from typing import Any
 from scipy import sparse
 from skorch import NeuralNet
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.copies import private_twin, rows_run
 from sklearn_sparse_nn.nets.layers import prunable_layers
+from sklearn_sparse_nn.statistics.uses import Uses
 
 __all__ = ["LastInput", "hidden_activations"]
 
@@ -69,25 +69,21 @@ class LastInput:
     net : skorch.NeuralNet
         The private copy.
     last : (str, Tensor) or None
-        The layer that was called last and its inputs; None before the first call.
+        The layer that was used last and its inputs; None before the first use.
     """
 
     def __init__(self, net: NeuralNet) -> None:
         self.net = private_twin(net)
         self.last: tuple[str, Tensor] | None = None
-        self._hooks: list[RemovableHandle] = []
+        self._uses = Uses(prunable_layers(self.net.module_), self._record)
 
     def __enter__(self) -> "LastInput":
-        for name, layer in prunable_layers(self.net.module_).items():
-
-            def record(_: Any, args: Any, kwargs: Any, name: str = name) -> None:
-                values = args[0] if args else next(iter(kwargs.values()))
-                self.last = name, values.detach()
-
-            hook = layer.module.register_forward_pre_hook(record, with_kwargs=True)
-            self._hooks.append(hook)
+        self._uses.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._uses.__exit__(*error)
+
+    def _record(self, name: str, inputs: Tensor, output: Tensor) -> Tensor:
+        self.last = name, inputs
+        return output

@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sklearn_sparse_nn.statistics.sampling import Calls, Sample
+from sklearn_sparse_nn.statistics.sampling import Sample, at_least_float32
+from sklearn_sparse_nn.statistics.uses import Calls, Uses
 
 __all__ = ["mean_gradient", "mean_hessian_gradient", "mean_squared_gradient"]
 
@@ -22,14 +24,18 @@ def mean_gradient(sample: Sample) -> dict[str, Tensor]:
     -------
     grad : dict of layer name to Tensor of the weight's shape
         The mean gradients.
+
+    Raises
+    ------
+    ValueError
+        A weight is used, and no gradient reaches it.
     """
-    total, n_rows = _zeros(sample), 0
+    found = _Mean(sample)
     with torch.enable_grad():
         for X, y, n in sample.batches():
-            for name, grad in _gradients(sample, sample.loss(X, y)).items():
-                total[name] += (n if sample.averages else 1) * grad
-            n_rows += n
-    return {name: value / n_rows for name, value in total.items()}
+            grads = found.gradients(X, y)
+            found.add(grads, n if sample.averages else 1, n)
+    return found.mean("grad")
 
 
 def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
@@ -48,18 +54,19 @@ def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
         The products of Hessian and gradient.
     """
     fixed = mean_gradient(sample)
-    total, n_rows = _zeros(sample), 0
-    with torch.enable_grad():
+    found = _Mean(sample)
+    # The fused attention of torch has no second derivative; the plain one has.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for X, y, n in sample.batches():
-            grads = _gradients(sample, sample.loss(X, y), create_graph=True)
+            grads = found.gradients(X, y, create_graph=True)
             product = torch.stack(
                 [(g * fixed[name]).sum() for name, g in grads.items()]
-            )
+            ).sum()
+            values = _zeros(sample)
             if product.requires_grad:
-                for name, value in _gradients(sample, product.sum()).items():
-                    total[name] += (n if sample.averages else 1) * value
-            n_rows += n
-    return {name: value / n_rows for name, value in total.items()}
+                values = _or_zeros(sample, _gradients(sample, product))
+            found.add(values, n if sample.averages else 1, n)
+    return found.mean("hessian_grad")
 
 
 def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
@@ -82,13 +89,12 @@ def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
     at_once = _squares_of_outer_products(sample)
     if at_once is not None:
         return at_once
-    total, n_rows = _zeros(sample), 0
+    found = _Mean(sample)
     with torch.enable_grad():
         for X, y, n in sample.batches(size=1):
-            for name, grad in _gradients(sample, sample.loss(X, y)).items():
-                total[name] += grad.square()
-            n_rows += n
-    return {name: value / n_rows for name, value in total.items()}
+            grads = found.gradients(X, y)
+            found.add({name: grad.square() for name, grad in grads.items()}, 1, n)
+    return found.mean("grad_sq")
 
 
 def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
@@ -96,21 +102,25 @@ def _squares_of_outer_products(sample: Sample) -> dict[str, Tensor] | None:
     if not _separable(sample):
         return None
     total, n_rows = _zeros(sample), 0
-    with torch.enable_grad(), Calls(sample.net.module_, sample.layers) as calls:
+    with torch.enable_grad(), Calls(sample.layers) as calls:
         for X, y, n in sample.batches():
             calls.seen.clear()
             loss = sample.loss(X, y)
-            if not all(_by_row(calls.seen[name], n) for name in sample.layers):
+            by_row = all(_by_row(calls.seen[name], n) for name in sample.layers)
+            if calls.other or not by_row:
                 return None
             inputs, outputs = zip(
                 *[calls.seen[name][0] for name in sample.layers], strict=True
             )
+            if not all(values.requires_grad for values in outputs):
+                return None
             if not n_rows and not _explained(sample, loss, inputs, outputs):
                 return None
             output_grads = torch.autograd.grad(loss, outputs, allow_unused=True)
             scale = n if sample.averages else 1
             for name, x, grad in zip(sample.layers, inputs, output_grads, strict=True):
                 if grad is not None:
+                    grad, x = at_least_float32(grad), at_least_float32(x)
                     total[name] += (scale * grad).square().T @ x.square()
             n_rows += n
     return {name: value / n_rows for name, value in total.items()}
@@ -140,7 +150,11 @@ def _explained(
     )
     whole = _gradients(sample, loss, retain_graph=True).values()
     for x, output_grad, grad in zip(inputs, output_grads, whole, strict=True):
-        found = torch.zeros_like(grad) if output_grad is None else output_grad.T @ x
+        if grad is None:
+            return False
+        found = torch.zeros_like(grad)
+        if output_grad is not None:
+            found = at_least_float32(output_grad.T) @ at_least_float32(x)
         if not torch.allclose(
             found, grad, rtol=1e-3, atol=1e-4 * float(grad.abs().max())
         ):
@@ -156,16 +170,61 @@ def _by_row(calls: list[tuple[Tensor, Tensor]], n_rows: int) -> bool:
 def _zeros(sample: Sample) -> dict[str, Tensor]:
     """Return zeros of the shape of every weight."""
     return {
-        name: torch.zeros_like(layer.weight, requires_grad=False)
+        name: at_least_float32(torch.zeros_like(layer.weight, requires_grad=False))
         for name, layer in sample.layers.items()
     }
 
 
-def _gradients(sample: Sample, loss: Tensor, **options: Any) -> dict[str, Tensor]:
-    """Compute gradients of the weights, 0 for a layer that the loss does not use."""
+def _gradients(
+    sample: Sample, loss: Tensor, **options: Any
+) -> dict[str, Tensor | None]:
+    """Compute gradients of the weights, None for a layer that the loss does not use."""
     weights = [layer.weight for layer in sample.layers.values()]
     grads = torch.autograd.grad(loss, weights, allow_unused=True, **options)
     return {
-        name: torch.zeros_like(weight) if grad is None else grad.to_dense()
-        for name, weight, grad in zip(sample.layers, weights, grads, strict=True)
+        name: None if grad is None else at_least_float32(grad.to_dense())
+        for name, grad in zip(sample.layers, grads, strict=True)
     }
+
+
+def _or_zeros(sample: Sample, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    zeros = _zeros(sample)
+    return {name: zeros[name] if grad is None else grad for name, grad in grads.items()}
+
+
+class _Mean:
+    """The mean of gradients over rows, for layers that gradients reach."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._uses = Uses(sample.layers, lambda name, inputs, output: output)
+        self._reached: set[str] = set()
+        self._total, self._n_rows = _zeros(sample), 0
+
+    def gradients(self, X: Any, y: Any, **options: Any) -> dict[str, Tensor]:
+        """Compute the gradients of a batch's loss."""
+        with self._uses:
+            loss = self._sample.loss(X, y)
+        if not loss.requires_grad:
+            return _zeros(self._sample)
+        grads = _gradients(self._sample, loss, **options)
+        self._reached |= {name for name, grad in grads.items() if grad is not None}
+        return _or_zeros(self._sample, grads)
+
+    def add(self, values: dict[str, Tensor], factor: int, n_rows: int) -> None:
+        """Add the values of a batch."""
+        for name, value in values.items():
+            self._total[name] += factor * value
+        self._n_rows += n_rows
+
+    def mean(self, statistic: str) -> dict[str, Tensor]:
+        """Divide by the rows; refuse zeros of weights that no gradient reaches."""
+        for name in self._sample.layers:
+            if name in self._uses.used and name not in self._reached:
+                raise ValueError(
+                    f"The statistic {statistic!r} is not known for layer {name!r}: its "
+                    "weight is used, but no gradient of the loss reaches it (as inside "
+                    "of torch.no_grad, or after detach). Leave it out with `layers`, "
+                    "or choose an importance that asks for no gradients."
+                )
+        return {name: value / self._n_rows for name, value in self._total.items()}

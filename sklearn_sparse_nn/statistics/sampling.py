@@ -1,6 +1,5 @@
-"""A private copy of a net, sample rows, and records of its layers' calls."""
+"""A private copy of a net, and sample rows."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any, cast
 
@@ -9,13 +8,12 @@ from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.copies import private_twin
 from sklearn_sparse_nn.nets.host import own_parameters
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
-__all__ = ["Calls", "Sample", "sample_rows", "sharing"]
+__all__ = ["Sample", "at_least_float32", "sample_rows"]
 
 
 class Sample:
@@ -76,83 +74,6 @@ class Sample:
         return self.net.get_loss(self.net.infer(X), y, X=X, training=False)
 
 
-class Calls:
-    """Record the inputs and outputs of layers.
-
-    A context manager for forward passes; it removes its hooks afterwards.
-
-    Parameters
-    ----------
-    module : nn.Module
-        A private copy of a net's module.
-    layers : mapping of name to PrunableLayer
-        Layers of the module. A layer of the same kind that shares a weight is recorded
-        under the name of the first.
-
-    Attributes
-    ----------
-    seen : dict of name to list of (inputs, outputs)
-        A pair for each call since the last ``seen.clear()``.
-    last : Tensor
-        The output of the layer that was called last.
-    """
-
-    def __init__(self, module: nn.Module, layers: Mapping[str, PrunableLayer]) -> None:
-        self._names = sharing(module, layers)
-        self._hooks: list[RemovableHandle] = []
-        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-
-    def __enter__(self) -> "Calls":
-        for module, name in self._names.items():
-
-            def record(
-                _: Any, args: Any, kwargs: Any, output: Tensor, name: str = name
-            ) -> Tensor:
-                inputs = args[0] if args else next(iter(kwargs.values()))
-                self.seen[name].append((inputs.detach(), output))
-                self.last = output
-                # An activation that works in place must not change the record.
-                return output.clone()
-
-            hook = module.register_forward_hook(record, with_kwargs=True)
-            self._hooks.append(hook)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-def sharing(
-    module: nn.Module, layers: Mapping[str, PrunableLayer]
-) -> dict[nn.Module, str]:
-    """Find the modules that use the layers' weights; tied weights have several.
-
-    Parameters
-    ----------
-    module : nn.Module
-        The whole net.
-    layers : mapping of name to PrunableLayer
-        Some layers of the net.
-
-    Returns
-    -------
-    names : dict of module to layer name
-        The layer's name of each module; modules of the same kind that share a weight
-        have the same name.
-    """
-    names = {
-        (type(layer.module), id(layer.weight)): name for name, layer in layers.items()
-    }
-    found = {}
-    for child in module.modules():
-        weight = own_parameters(child).get("weight")
-        name = names.get((type(child), id(weight)))
-        if name is not None:
-            found[child] = name
-    return found
-
-
 def _unfreeze(module: nn.Module) -> None:
     """Replace frozen parameters of a copy by trainable ones with the same memory."""
     free: dict[int, nn.Parameter] = {}
@@ -188,3 +109,8 @@ def sample_rows(
     if n_rows is None or n_rows >= n_all:
         return dataset
     return Subset(dataset, order[:n_rows].sort().values.tolist())
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Convert half-precision values to float32, in which sums do not overflow."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -8,11 +8,10 @@ import torch
 from skorch import NeuralNet
 from torch import Tensor
 
-from sklearn_sparse_nn.nets.copies import first_outputs, rows_run
+from sklearn_sparse_nn.nets.copies import first_outputs, private_twin, rows_run
 from sklearn_sparse_nn.nets.host import AnyConvTranspose
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
-from sklearn_sparse_nn.statistics.activations import LastInput
-from sklearn_sparse_nn.statistics.sampling import Calls
+from sklearn_sparse_nn.statistics.uses import Calls
 
 __all__ = ["NetShape", "shape_of"]
 
@@ -24,7 +23,7 @@ class NetShape:
     Parameters
     ----------
     last : str or None
-        The prunable layer that runs last; None when the module calls none.
+        The prunable layer that runs last; None when the module uses none.
     width : int
         The number of values that reach it for a row; 0 where rows do not.
     uses : mapping of layer name to int
@@ -52,14 +51,14 @@ def shape_of(net: NeuralNet, X: Any) -> NetShape:
     -------
     shape : NetShape
     """
-    with torch.no_grad(), LastInput(net) as layer:
-        layers = prunable_layers(layer.net.module_)
-        with Calls(layer.net.module_, layers) as calls:
-            n_rows = rows_run(net, len(first_outputs(layer.net, X)))
+    twin = private_twin(net)
+    layers = prunable_layers(twin.module_)
+    with torch.no_grad(), Calls(layers) as calls:
+        n_rows = rows_run(net, len(first_outputs(twin, X)))
     uses = {name: _uses(layers[name], calls, n_rows) for name in layers}
-    if layer.last is None:
+    if calls.last is None:
         return NetShape(None, 0, uses)
-    name, inputs = layer.last
+    name, inputs, _ = calls.last
     width = inputs.flatten(1).shape[1] if len(inputs) == n_rows else 0
     return NetShape(name, width, uses)
 

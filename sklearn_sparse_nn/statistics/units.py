@@ -1,5 +1,6 @@
 """Statistics of a net's units over a sample of rows: input norms, zeros, uses."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from sklearn_sparse_nn.nets.layers import (
     is_prunable,
 )
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE
-from sklearn_sparse_nn.statistics.sampling import Calls, Sample, sharing
+from sklearn_sparse_nn.statistics.sampling import Sample, at_least_float32
+from sklearn_sparse_nn.statistics.uses import Calls, Uses
 
 __all__ = ["input_gram", "input_norms", "zero_fractions"]
 
@@ -36,13 +38,10 @@ def input_norms(sample: Sample) -> dict[str, Tensor]:
         inputs are its entries, with value 1 for each time that they are looked up.
     """
     squares: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
-    with torch.no_grad(), Calls(sample.net.module_, sample.layers) as calls:
-        for X, _, _ in sample.batches():
-            calls.seen.clear()
-            sample.net.infer(X)
-            for name, layer in sample.layers.items():
-                for inputs, _ in calls.seen[name]:
-                    squares[name] = squares[name] + _sum_of_squares(layer, inputs)
+    for seen in _inputs_of_layers(sample, "input_norm"):
+        for name, layer in sample.layers.items():
+            for inputs in seen[name]:
+                squares[name] = squares[name] + _sum_of_squares(layer, inputs)
     return {
         name: _beside_weight(layer, torch.as_tensor(squares[name]).sqrt())
         for name, layer in sample.layers.items()
@@ -78,14 +77,11 @@ def input_gram(sample: Sample) -> dict[str, Tensor]:
         name: torch.zeros(2 * layer.weight.shape[1:], dtype=torch.float64)
         for name, layer in sample.layers.items()
     }
-    with torch.no_grad(), Calls(sample.net.module_, sample.layers) as calls:
-        for X, _, _ in sample.batches():
-            calls.seen.clear()
-            sample.net.infer(X)
-            for name in sample.layers:
-                for inputs, _ in calls.seen[name]:
-                    rows = inputs.flatten(0, -2).double()
-                    grams[name] += (rows.T @ rows).cpu()
+    for seen in _inputs_of_layers(sample, "hessian"):
+        for name in sample.layers:
+            for inputs in seen[name]:
+                rows = inputs.flatten(0, -2).double()
+                grams[name] += (rows.T @ rows).cpu()
     return grams
 
 
@@ -105,22 +101,57 @@ def zero_fractions(sample: Sample) -> dict[str, Tensor]:
     -------
     activation_zeros : dict of layer name to Tensor of shape (out, 1, ...)
         The fractions of rows (and positions, in a convolution) that are zero.
+
+    Raises
+    ------
+    ValueError
+        The values of a layer's units cannot be seen.
     """
     zeros: dict[str, Any] = dict.fromkeys(sample.layers, 0.0)
     n_values = dict.fromkeys(sample.layers, 0)
-    with torch.no_grad(), _Followed(sample) as followed:
+    with _Followed(sample) as followed:
         for X, _, _ in sample.batches():
             followed.units.clear()
-            sample.net.infer(X)
+            followed.run(X)
             for name, values, activated in followed.units:
-                units = _units_last(sample.layers[name], values)
+                units = _units_last(sample.layers[name], values.detach())
                 is_zero = units == 0 if activated else units <= 0
                 zeros[name] = zeros[name] + is_zero.sum(0)
                 n_values[name] += len(units)
+    followed.uses.check("activation_zeros")
+    for name in sample.layers:
+        if name in followed.uses.without_bias:
+            raise ValueError(
+                f"The statistic 'activation_zeros' is not known for layer {name!r}: "
+                "its bias is added elsewhere, so its units' values cannot be seen. "
+                "Call the layer itself, leave it out with `layers`, or choose an "
+                "importance other than 'apoz'."
+            )
     return {
-        name: _by_neuron(layer, torch.as_tensor(zeros[name]) / max(n_values[name], 1))
+        # A unit that no row reaches is never active.
+        name: _by_neuron(layer, torch.as_tensor(zeros[name]) / n_values[name])
+        if n_values[name]
+        else _by_neuron(layer, torch.ones(()))
         for name, layer in sample.layers.items()
     }
+
+
+def _inputs_of_layers(
+    sample: Sample, statistic: str
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Yield what reaches the layers, batch by batch; refuse what cannot be seen."""
+    calls = Calls(sample.layers, apart=True)
+    for X, _, _ in sample.batches():
+        calls.seen.clear()
+        with torch.enable_grad(), calls:
+            outputs = sample.net.infer(X)
+        calls.check(statistic, outputs)
+        with torch.no_grad():
+            yield {
+                name: [inputs for inputs, _ in calls.seen[name]]
+                for name in sample.layers
+            }
+    calls.check(statistic)
 
 
 def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:
@@ -128,7 +159,8 @@ def _sum_of_squares(layer: PrunableLayer, inputs: Tensor) -> Tensor:
     if isinstance(layer.module, _LOOKUPS):
         n_entries = layer.weight.shape[0]
         counts = torch.bincount(inputs.reshape(-1), minlength=n_entries)
-        return counts.to(layer.weight.dtype)
+        return counts.to(at_least_float32(layer.weight).dtype)
+    inputs = at_least_float32(inputs)
     if isinstance(layer.module, AnyConv):
         return inputs.square().transpose(0, 1).flatten(1).sum(1)
     return inputs.square().flatten(0, -2).sum(0)
@@ -168,17 +200,17 @@ class _Followed:
     """Record outputs of layers after the norms and activations that follow them."""
 
     def __init__(self, sample: Sample) -> None:
-        self._layers = sharing(sample.net.module_, sample.layers)
-        self._module = sample.net.module_
+        self.uses = Uses(sample.layers, self._start, apart=True)
+        self._net = sample.net
         self._hooks: list[RemovableHandle] = []
         #: A layer's name, the latest values of its units, and whether an activation
         #: was applied to them.
         self.units: list[tuple[str, Tensor, bool]] = []
 
     def __enter__(self) -> "_Followed":
-        for module in self._module.modules():
-            if not any(module.children()):
-                hook = module.register_forward_hook(self._record, with_kwargs=True)
+        for module in self._net.module_.modules():
+            if next(module.children(), None) is None:
+                hook = module.register_forward_hook(self._follow, with_kwargs=True)
                 self._hooks.append(hook)
         return self
 
@@ -186,10 +218,17 @@ class _Followed:
         for hook in self._hooks:
             hook.remove()
 
-    def _record(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        if module in self._layers:
-            self.units.append((self._layers[module], output, False))
-            return
+    def run(self, X: Any) -> None:
+        """Run a batch through the net."""
+        with torch.enable_grad(), self.uses:
+            outputs = self._net.infer(X)
+        self.uses.check("activation_zeros", outputs)
+
+    def _start(self, name: str, inputs: Tensor, output: Tensor) -> Tensor:
+        self.units.append((name, output, False))
+        return output
+
+    def _follow(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         inputs = args[0] if args else next(iter(kwargs.values()), None)
         for i, (name, values, activated) in enumerate(self.units):
             if values is inputs and torch.is_tensor(output):

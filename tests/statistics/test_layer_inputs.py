@@ -305,11 +305,13 @@ class WithUnused(nn.Module):
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_a_layer_that_is_never_called_has_statistics_of_zero(unused):
+def test_a_layer_that_is_never_used_has_statistics_of_zero_and_is_never_active(unused):
     net = net_of(WithUnused(unused))
     X, y = rows(4)
     layer = prunable_layers(net.module_)["unused"]
     shape = layer.turned(layer.weight).shape
     names = [name for name in GATHERED if name != "hessian"]
-    for stat in gathered(net, X.astype(np.float32), y, *names).values():
+    found = gathered(net, X.astype(np.float32), y, *names)
+    assert (found.pop("activation_zeros")["unused"].expand(shape) == 1).all()
+    for stat in found.values():
         assert stat["unused"].expand(shape).abs().sum() == 0
