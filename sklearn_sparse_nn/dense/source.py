@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sklearn_sparse_nn._compat import check_parameters
 from sklearn_sparse_nn.dense.base import NET_ESTIMATORS, as_net_input
 from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.nets.callbacks import clone_net
 from sklearn_sparse_nn.nets.copies import copy_module, first_outputs
 from sklearn_sparse_nn.nets.host import part_names
 from sklearn_sparse_nn.nets.seeding import is_ours
@@ -160,7 +161,7 @@ def dense_net(
         return _from_frozen(inner, default, X, y, begin)
     targets = _learn(default, y if classes is None else classes)
     if isinstance(inner, NeuralNet):
-        net = clone(inner).initialize()
+        net = clone_net(inner).initialize()
         return _begun(_fed, net, targets, X, y, begin)
     inner = clone(inner)
     if inner.random_state is None:
@@ -289,7 +290,7 @@ def _tabular(net: NeuralNet, targets: Any, X: Any, y: Any) -> DenseNet:
 def _trained_copy(net: NeuralNet) -> NeuralNet:
     """Copy a trained net; its optimizer, callbacks and history begin anew."""
     net.check_training_readiness()
-    copy = clone(net).initialize()
+    copy = clone_net(net).initialize()
     for name in part_names(copy):
         part = getattr(net, name)
         is_module = isinstance(part, nn.Module)

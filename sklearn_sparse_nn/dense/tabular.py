@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.sparsefuncs import mean_variance_axis
 from skorch import NeuralNetClassifier, NeuralNetRegressor
@@ -33,6 +33,11 @@ from sklearn_sparse_nn.dense.base import (
     transaction,
 )
 from sklearn_sparse_nn.nets.batches import BatchIterator
+from sklearn_sparse_nn.nets.callbacks import (
+    clone_without,
+    copy_callbacks,
+    refuse_to_pickle,
+)
 from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
@@ -208,6 +213,14 @@ class TabularNet(BaseEstimator):
             self.net_, self.targets_ = net, targets
         return self
 
+    def __sklearn_clone__(self) -> Self:
+        plain = super().__sklearn_clone__
+        return clone_without(self, "callbacks", plain, copy_callbacks)
+
+    def __getstate__(self) -> Any:
+        refuse_to_pickle(type(self).__name__, getattr(self, "net_", None), self)
+        return super().__getstate__()
+
     def _global_state(self) -> GlobalState:
         used = not is_ours(self.optimizer, self.callbacks)
         return GlobalState(as_seed(self.random_state) if used else 0, used)
@@ -292,7 +305,7 @@ class TabularNet(BaseEstimator):
         return sizes
 
     def _callbacks(self) -> list[Any]:
-        callbacks = clone(list(self.callbacks or []), safe=False)
+        callbacks = copy_callbacks(list(self.callbacks or []))
         if self.early_stopping:
             stopping = EarlyStopping(patience=self.patience, load_best=True, sink=noop)
             callbacks.append(("early_stopping", stopping))

@@ -14,6 +14,7 @@ from skorch import NeuralNet
 from sklearn_sparse_nn.core.granularity import NM, resolve_granularity
 from sklearn_sparse_nn.core.importance import declares, resolve_importance
 from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.nets.callbacks import clone_net
 from sklearn_sparse_nn.nets.layers import prunable_layers
 
 __all__ = [
@@ -122,7 +123,7 @@ def untrained_net(pruner: Any) -> Any | None:
         return pruner._default_estimator()
     if isinstance(net, FrozenEstimator):
         net = net.estimator
-    return clone(net) if isinstance(net, (TabularNet, NeuralNet)) else None
+    return clone_net(net) if isinstance(net, (TabularNet, NeuralNet)) else None
 
 
 def dense_same_epochs(pruner: Any, net: Any) -> Any:

@@ -26,6 +26,11 @@ from sklearn_sparse_nn.dense.base import (
 )
 from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
 from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.nets.callbacks import (
+    clone_net,
+    clone_without,
+    refuse_to_pickle,
+)
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.pruning import chunks
 from sklearn_sparse_nn.pruning.dense_phase import ALONE, OnPath, dense_phase
@@ -101,6 +106,15 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         self.memory = memory
         self.random_state = random_state
         self.verbose = verbose
+
+    def __sklearn_clone__(self) -> Self:
+        plain = super().__sklearn_clone__
+        return clone_without(self, "estimator", plain, clone_net)
+
+    def __getstate__(self) -> Any:
+        nets = getattr(self, "net_", None), self.estimator
+        refuse_to_pickle(type(self).__name__, *nets)
+        return super().__getstate__()
 
     @with_callbacks
     def fit(self, X: MatrixLike, y: ArrayLike, **fit_params: object) -> Self:

@@ -36,6 +36,7 @@ from sklearn_sparse_nn.dense.tabular import (
     TabularNetClassifier,
     TabularNetRegressor,
 )
+from sklearn_sparse_nn.nets.callbacks import clone_net, clone_without
 from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
@@ -108,6 +109,10 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+
+    def __sklearn_clone__(self) -> Self:
+        plain = super().__sklearn_clone__
+        return clone_without(self, "estimator", plain, clone_net)
 
     @with_callbacks
     def fit(self, X: Any, y: Any, *, groups: Any = None, **fit_params: Any) -> Self:

@@ -14,6 +14,7 @@ from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import InvalidParameterError
 from sklearn_sparse_nn.dense.tabular import TabularNet
+from sklearn_sparse_nn.nets.callbacks import clone_net
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
@@ -207,7 +208,7 @@ def as_pruner(estimator: Any, kind: type[BasePruner] | None = None) -> BasePrune
         inner = estimator.estimator
     if kind is None or isinstance(inner, TabularNet):
         kind = PrunedRegressor if is_regressor(inner) else PrunedClassifier
-    return kind(clone(estimator))
+    return kind(clone_net(estimator))
 
 
 def check_levels(sparsities: Sequence[float] | np.ndarray | None) -> list[float]:

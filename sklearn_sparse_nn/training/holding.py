@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from sklearn_sparse_nn.nets.callbacks import InnerCallback
 from sklearn_sparse_nn.nets.host import optimizers
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
 __all__ = ["MaskHolder"]
 
 
-class MaskHolder(Callback):
+class MaskHolder(InnerCallback):
     """Keep the pruned weights of a skorch net at zero during training.
 
     Masking gradients alone is not enough: momentum and weight decay move weights that
@@ -182,7 +182,7 @@ class MaskHolder(Callback):
         return 1 - sum(int(mask.sum()) for mask in self.masks.values()) / size
 
 
-class _Released(Callback):
+class _Released(InnerCallback):
     """A placeholder in pickles of a net that were made during training."""
 
     def after_step(self, *_: Any) -> None:

@@ -20,6 +20,7 @@ from sklearn_sparse_nn.core.penalties import (
     sample_gate,
     shrink,
 )
+from sklearn_sparse_nn.nets.callbacks import InnerCallback
 from sklearn_sparse_nn.nets.host import optimizers
 from sklearn_sparse_nn.nets.layers import PrunableLayer
 
@@ -31,7 +32,7 @@ _GAIN = 1.0
 _OPEN, _GATE_STEP = 2.5, 0.05
 
 
-class Penalty(Callback):
+class Penalty(InnerCallback):
     """Drive weights to zero until a target fraction of them is zero.
 
     The target rises linearly from the present fraction of zeros. Below the target, the
