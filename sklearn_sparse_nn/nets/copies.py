@@ -71,8 +71,8 @@ def first_outputs(net: NeuralNet, X: Any) -> Tensor:
     )
 
 
-def private_twin(net: NeuralNet) -> NeuralNet:
-    """Copy a net whose hooks and settings may be changed; weights are shared.
+def private_twin(net: NeuralNet, *, share_weights: bool = True) -> NeuralNet:
+    """Copy a net whose hooks and settings may be changed.
 
     Hooks of the copy do not see predictions of other threads. A compiled module ignores
     later hooks, so the copy has the module from before compilation.
@@ -81,13 +81,16 @@ def private_twin(net: NeuralNet) -> NeuralNet:
     ----------
     net : skorch.NeuralNet
         An initialized net.
+    share_weights : bool, default=True
+        Whether the copy has the same tensors as parameters and buffers.
 
     Returns
     -------
     twin : skorch.NeuralNet
         The copy, which must not be trained.
     """
-    return _twin(net, copy_module(original(net.module_), share_weights=True))
+    module = copy_module(original(net.module_), share_weights=share_weights)
+    return _twin(net, module)
 
 
 def _twin(net: NeuralNet, module: nn.Module) -> NeuralNet:

@@ -33,8 +33,9 @@ from sklearn_sparse_nn.nets.callbacks import (
 )
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.pruning import chunks
+from sklearn_sparse_nn.pruning.checks import check_requests
 from sklearn_sparse_nn.pruning.dense_phase import ALONE, OnPath, dense_phase
-from sklearn_sparse_nn.pruning.engine import check_steps, prune
+from sklearn_sparse_nn.pruning.engine import prune
 from sklearn_sparse_nn.pruning.fitted import PrunedNet
 from sklearn_sparse_nn.pruning.notices import (
     warn_of_counts,
@@ -45,7 +46,6 @@ from sklearn_sparse_nn.pruning.parameters import CONSTRAINTS
 from sklearn_sparse_nn.pruning.progress import PHASES, FitTask, Progress, fit_task
 from sklearn_sparse_nn.pruning.request import Request
 from sklearn_sparse_nn.pruning.run import PruningRun
-from sklearn_sparse_nn.training.distillation import check_distillable
 from sklearn_sparse_nn.training.run import begin_training
 
 __all__ = ["BasePruner"]
@@ -181,7 +181,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
             run.request(pruner, trained=run.frozen or trained)
             for pruner, trained in path.later
         ]
-        _check_requests(run, [request, *later])
+        check_requests(run, [request, *later])
         run.start_masks(request)
         if path.source is None:
             _warn(run, request)
@@ -254,12 +254,3 @@ def _warn(run: PruningRun, request: Request) -> None:
     warn_of_unpruned_weights(run.net.module_, request)
     if run.frozen:
         warn_of_sparser_nets(run.masks, request)
-
-
-def _check_requests(run: PruningRun, requests: list[Request]) -> None:
-    """Start training; refuse what cannot be done, now or later on a path."""
-    if any(request.distill.weight for request in requests):
-        check_distillable(run.net)
-    run.start_training()
-    for request in requests:
-        check_steps(run.training, request)

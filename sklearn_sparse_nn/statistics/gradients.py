@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sklearn_sparse_nn.statistics.sampling import Sample, at_least_float32
-from sklearn_sparse_nn.statistics.uses import Calls, Uses
+from sklearn_sparse_nn.statistics.uses import Calls, StatisticError, Uses, graph_nodes
 
 __all__ = ["mean_gradient", "mean_hessian_gradient", "mean_squared_gradient"]
 
@@ -62,11 +62,23 @@ def mean_hessian_gradient(sample: Sample) -> dict[str, Tensor]:
             product = torch.stack(
                 [(g * fixed[name]).sum() for name, g in grads.items()]
             ).sum()
+            _check_differentiable(sample, product)
             values = _zeros(sample)
             if product.requires_grad:
                 values = _or_zeros(sample, _gradients(sample, product))
             found.add(values, n if sample.averages else 1, n)
     return found.mean("hessian_grad")
+
+
+def _check_differentiable(sample: Sample, product: Tensor) -> None:
+    """Refuse a derivative without one of its own, which would count as constant."""
+    if any(node.name().endswith("::Error") for node in graph_nodes(product)):
+        raise StatisticError(
+            "The statistic 'hessian_grad' is not known for "
+            f"{type(sample.net.module_).__name__}: a function in it has no second "
+            "derivative (it is marked as once_differentiable). Choose an importance "
+            "other than 'grasp'."
+        )
 
 
 def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
@@ -221,7 +233,7 @@ class _Mean:
         """Divide by the rows; refuse zeros of weights that no gradient reaches."""
         for name in self._sample.layers:
             if name in self._uses.used and name not in self._reached:
-                raise ValueError(
+                raise StatisticError(
                     f"The statistic {statistic!r} is not known for layer {name!r}: its "
                     "weight is used, but no gradient of the loss reaches it (as inside "
                     "of torch.no_grad, or after detach). Leave it out with `layers`, "

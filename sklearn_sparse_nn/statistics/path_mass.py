@@ -13,7 +13,7 @@ from sklearn_sparse_nn.nets.host import AnyBatchNorm
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE, OUTPUTS, Standardize
 from sklearn_sparse_nn.statistics.sampling import Sample
-from sklearn_sparse_nn.statistics.uses import Calls
+from sklearn_sparse_nn.statistics.uses import Calls, StatisticError
 
 __all__ = ["path_mass_slopes"]
 
@@ -86,7 +86,7 @@ def path_mass_slopes(sample: Sample) -> dict[str, Tensor]:
     }
     positive = [bool((slope >= 0).all()) for slope in slopes.values()]
     if not linear or not all(positive) or not any(s.any() for s in slopes.values()):
-        raise ValueError(
+        raise StatisticError(
             f"The paths through {type(own).__name__} cannot be followed: its forward "
             "does more than pass on what layers and modules give. Write activations "
             "and norms as modules, or choose an importance other than 'synflow'."

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
+from skorch.history import History
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -13,7 +14,7 @@ from sklearn_sparse_nn.nets.copies import private_twin
 from sklearn_sparse_nn.nets.host import own_parameters
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
 
-__all__ = ["Sample", "at_least_float32", "sample_rows"]
+__all__ = ["Sample", "at_least_float32", "few_rows", "sample_rows"]
 
 
 class Sample:
@@ -72,6 +73,41 @@ class Sample:
     def loss(self, X: Any, y: Any) -> Tensor:
         """Compute the loss of a batch, as the net does."""
         return self.net.get_loss(self.net.infer(X), y, X=X, training=False)
+
+
+def few_rows(
+    net: NeuralNet, rows: Dataset[Any], layers: Mapping[str, PrunableLayer]
+) -> Sample | None:
+    """Make a sample of two rows and a net of its own, to try out what comes later.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        An initialized net, which is not changed: nothing of its module is shared.
+    rows : Dataset
+        A dataset that `net` can take batches from.
+    layers : mapping of name to PrunableLayer
+        Layers of its module.
+
+    Returns
+    -------
+    sample : Sample or None
+        None where the loss of these rows cannot be computed yet, as where it needs
+        what a callback sets in training.
+    """
+    twin = private_twin(net, share_weights=False)
+    history = History()
+    history.new_epoch()
+    history.new_batch()
+    twin.__dict__["history_"] = history
+    few = Subset(rows, range(min(2, len(cast(Sized, rows)))))
+    sample = Sample(twin, few, layers)
+    try:
+        for X, y, _ in sample.batches():
+            sample.loss(X, y)
+    except Exception:  # a user's loss may raise anything
+        return None
+    return sample
 
 
 def _unfreeze(module: nn.Module) -> None:

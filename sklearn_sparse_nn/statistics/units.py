@@ -14,7 +14,7 @@ from sklearn_sparse_nn.nets.layers import (
 )
 from sklearn_sparse_nn.nets.modules import ELEMENTWISE
 from sklearn_sparse_nn.statistics.sampling import Sample, at_least_float32
-from sklearn_sparse_nn.statistics.uses import Calls, Uses
+from sklearn_sparse_nn.statistics.uses import Calls, StatisticError, Uses
 
 __all__ = ["input_gram", "input_norms", "zero_fractions"]
 
@@ -68,7 +68,7 @@ def input_gram(sample: Sample) -> dict[str, Tensor]:
     """
     for name, layer in sample.layers.items():
         if not isinstance(layer.module, nn.Linear):
-            raise ValueError(
+            raise StatisticError(
                 f"The statistic 'hessian' (of importance='obs') is known for Linear "
                 f"layers, and {name!r} is {type(layer.module).__name__}. Leave it out "
                 "with `layers`, or choose another importance."
@@ -121,7 +121,7 @@ def zero_fractions(sample: Sample) -> dict[str, Tensor]:
     followed.uses.check("activation_zeros")
     for name in sample.layers:
         if name in followed.uses.without_bias:
-            raise ValueError(
+            raise StatisticError(
                 f"The statistic 'activation_zeros' is not known for layer {name!r}: "
                 "its bias is added elsewhere, so its units' values cannot be seen. "
                 "Call the layer itself, leave it out with `layers`, or choose an "

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from sklearn_sparse_nn.nets.host import AnyConv, AnyConvTranspose, own_parameters
 from sklearn_sparse_nn.nets.layers import PrunableLayer
 
-__all__ = ["Calls", "Uses", "run_eagerly"]
+__all__ = ["Calls", "StatisticError", "Uses", "graph_nodes", "run_eagerly"]
 
 Record = Callable[[str, Tensor, Tensor], Tensor]
 
@@ -53,6 +53,10 @@ _Form = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 _AS_IT_IS: _Form = (lambda values: values, lambda values: values)
 _TURNED: _Form = (lambda values: values.mT, lambda values: values.mT)
 _ONE_ROW: _Form = (lambda values: values[None], lambda values: values[0])
+
+
+class StatisticError(ValueError):
+    """A statistic that is not known for a net; the message says why."""
 
 
 class Uses(TorchFunctionMode):
@@ -159,13 +163,14 @@ class Uses(TorchFunctionMode):
             bad = set(self.other) - self._recorded
         else:
             weights = {id(layer.weight): name for name, layer in self._layers.items()}
-            bad = {weights[id(v)] for v in _leaves(outputs) if id(v) in weights}
+            leaves = (getattr(node, "variable", None) for node in graph_nodes(outputs))
+            bad = {weights[id(leaf)] for leaf in leaves if id(leaf) in weights}
         for name in self._layers:
             if name in bad:
                 kind = type(self._layers[name].module).__name__
                 through = self.other.get(name)
                 how = f"through {through}" if through else "by code that is not seen"
-                raise ValueError(
+                raise StatisticError(
                     f"The statistic {statistic!r} is not known for layer {name!r}: "
                     f"its weight is used {how}, and not only as {kind} does. "
                     "Call the layer itself, leave it out with `layers`, or choose an "
@@ -338,8 +343,14 @@ def _tensors(values: Any) -> Iterator[Tensor]:
         yield from _tensors(list(values.values()))
 
 
-def _leaves(outputs: Any) -> Iterator[Tensor]:
-    """Yield the parameters that gradients of some outputs would reach."""
+def graph_nodes(outputs: Any) -> Iterator[Any]:
+    """Yield the nodes of autograd's graph that lead to some tensors.
+
+    Parameters
+    ----------
+    outputs : tensors
+        Tensors, or nested tuples, lists and dicts of them.
+    """
     ahead = [value.grad_fn for value in _tensors(outputs)]
     done: set[Any] = set()
     while ahead:
@@ -347,6 +358,5 @@ def _leaves(outputs: Any) -> Iterator[Tensor]:
         if node is None or node in done:
             continue
         done.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
+        yield node
         ahead += [following for following, _ in node.next_functions]

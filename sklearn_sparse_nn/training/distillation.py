@@ -1,5 +1,6 @@
 """Knowledge distillation: the outputs of a teacher net as soft targets."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn import functional
 from sklearn_sparse_nn.nets.copies import copy_module
 from sklearn_sparse_nn.nets.host import original
 
-__all__ = ["Distill", "check_distillable"]
+__all__ = ["Distill", "check_distillable", "rehearse_soft"]
 
 _REGRESSIONS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 _KNOWN = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, *_REGRESSIONS)
@@ -39,6 +40,41 @@ def check_distillable(net: NeuralNet) -> None:
             f"targets are known for {known}, with the mean or the sum over rows. Use "
             "distill=0."
         )
+
+
+def rehearse_soft(
+    net: NeuralNet,
+    batches: Iterable[tuple[Any, Any, int]],
+    weight: float,
+    temperature: float,
+) -> None:
+    """Compute the mixed loss of a few rows, to refuse before training what cannot be.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        A private copy of an initialized net.
+    batches : iterable of (inputs, targets, number of rows)
+        The rows.
+    weight, temperature : float
+        The parameters of `Distill`.
+
+    Raises
+    ------
+    ValueError
+        The outputs have no distance to those of a teacher.
+    """
+    try:
+        with torch.no_grad(), Distill(net, weight, temperature):
+            for X, y, _ in batches:
+                net.get_loss(net.infer(X), y, X=X, training=True)
+    except Exception as error:  # the outputs may be anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"distill and the outputs of {type(net.module_).__name__} do not go "
+            f"together ({type(error).__name__}: {reason}): soft targets are known for "
+            "a tensor of outputs, or a tuple whose first item is one. Use distill=0."
+        ) from error
 
 
 class Distill:
