@@ -33,15 +33,15 @@ from sklearn_sparse_nn.nets.callbacks import (
 )
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.pruning import chunks
-from sklearn_sparse_nn.pruning.checks import check_requests
-from sklearn_sparse_nn.pruning.dense_phase import ALONE, OnPath, dense_phase
-from sklearn_sparse_nn.pruning.engine import prune
-from sklearn_sparse_nn.pruning.fitted import PrunedNet
-from sklearn_sparse_nn.pruning.notices import (
+from sklearn_sparse_nn.pruning.checks import (
+    check_requests,
     warn_of_counts,
     warn_of_sparser_nets,
     warn_of_unpruned_weights,
 )
+from sklearn_sparse_nn.pruning.dense_phase import ALONE, OnPath, dense_phase
+from sklearn_sparse_nn.pruning.engine import prune
+from sklearn_sparse_nn.pruning.fitted import PrunedNet
 from sklearn_sparse_nn.pruning.parameters import CONSTRAINTS
 from sklearn_sparse_nn.pruning.progress import PHASES, FitTask, Progress, fit_task
 from sklearn_sparse_nn.pruning.request import Request

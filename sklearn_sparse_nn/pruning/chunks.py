@@ -22,8 +22,8 @@ from sklearn_sparse_nn.dense.source import dense_net, is_own_net, may_draw
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
 from sklearn_sparse_nn.nets.targets import Labels, Values
+from sklearn_sparse_nn.pruning.checks import warn_of_counts, warn_of_unpruned_weights
 from sklearn_sparse_nn.pruning.limits import Shared, counts_to_keep
-from sklearn_sparse_nn.pruning.notices import warn_of_counts, warn_of_unpruned_weights
 from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import Progress
 from sklearn_sparse_nn.pruning.request import Request
