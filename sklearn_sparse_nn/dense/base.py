@@ -17,6 +17,7 @@ from sklearn_sparse_nn.runtime.head import shares
 __all__ = [
     "FLOAT_ROWS",
     "NET_ESTIMATORS",
+    "OWN_ROWS",
     "MatrixLike",
     "NetClassifierMixin",
     "NetRegressorMixin",
@@ -35,6 +36,13 @@ NetRows: TypeAlias = np.ndarray | sparse.csr_matrix
 
 #: What X may be, and what it is converted to, for a net that takes floats.
 FLOAT_ROWS: Mapping[str, Any] = {"accept_sparse": ["csr"], "dtype": np.float32}
+_INTEGERS = (np.int64, np.int32, np.int16, np.int8, np.uint32, np.uint16, np.uint8)
+#: The same for a user's own net, which may take shaped rows, or integers.
+OWN_ROWS: Mapping[str, Any] = {
+    **FLOAT_ROWS,
+    "dtype": [np.float32, *_INTEGERS],
+    "allow_nd": True,
+}
 
 
 @contextmanager

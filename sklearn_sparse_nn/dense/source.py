@@ -42,12 +42,18 @@ class NetFormat:
         The type of the encoded targets.
     y_ndim : int
         Their number of dimensions.
+    row_shape : tuple of int
+        The shape of a row.
+    names : ndarray of str or None, default=None
+        The names of the columns, where they have names.
     """
 
     targets: Labels | Values
     own_dtype: np.dtype | None
     y_dtype: np.dtype
     y_ndim: int
+    row_shape: tuple[int, ...]
+    names: np.ndarray | None = None
 
     def rows(self, X: Any) -> Any:
         """Convert validated rows."""
@@ -127,6 +133,7 @@ def dense_net(
     random_state: Any,
     classes: np.ndarray | None = None,
     begin: Begin | None = None,
+    names: np.ndarray | None = None,
 ) -> DenseNet:
     """Make the net that a pruner starts from.
 
@@ -147,11 +154,27 @@ def dense_net(
         called with the net and the rows and targets for it. Callbacks may replace the
         module, so its outputs and types are looked at afterwards. None if the net is
         not to be trained.
+    names : ndarray of str or None, default=None
+        The names of the columns of `X`, if they have names.
 
     Returns
     -------
     dense : DenseNet
     """
+    dense = _dense_net(estimator, default, X, y, random_state, classes, begin)
+    dense.format = replace(dense.format, names=names)
+    return dense
+
+
+def _dense_net(
+    estimator: Any,
+    default: type[TabularNet],
+    X: Any,
+    y: Any,
+    random_state: Any,
+    classes: np.ndarray | None,
+    begin: Begin | None,
+) -> DenseNet:
     if estimator is None:
         estimator = default()
     frozen = isinstance(estimator, FrozenEstimator)
@@ -283,7 +306,7 @@ def _begin_trained(begin: Begin, net: NeuralNet, X: Any, y: Any) -> None:
 def _tabular(net: NeuralNet, targets: Any, X: Any, y: Any) -> DenseNet:
     """Build the dense net of a TabularNet, which takes validated rows as they are."""
     encoded = targets.encode(y)
-    format = NetFormat(targets, None, encoded.dtype, encoded.ndim)
+    format = NetFormat(targets, None, encoded.dtype, encoded.ndim, X.shape[1:])
     return DenseNet(net, format, as_net_input(X), encoded)
 
 
@@ -331,7 +354,7 @@ def _fed(net: NeuralNet, targets: Any, X: Any, y: Any) -> DenseNet:
                 f"{len(outputs)} rows, but y has {targets.n_outputs} classes: it must "
                 "give one output for each."
             )
-    format = NetFormat(targets, X.dtype, encoded.dtype, encoded.ndim)
+    format = NetFormat(targets, X.dtype, encoded.dtype, encoded.ndim, X.shape[1:])
     return DenseNet(net, format, X, encoded)
 
 

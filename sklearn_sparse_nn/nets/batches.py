@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-__all__ = ["BatchIterator"]
+__all__ = ["BatchIterator", "unwrap"]
 
 
 class BatchIterator:
@@ -68,7 +68,7 @@ class BatchIterator:
         if isinstance(random_state, (int, np.integer)):
             random_state = torch.Generator().manual_seed(int(random_state))
         self.generator = random_state
-        data, self._rows = _unwrap(dataset)
+        data, self._rows = unwrap(dataset)
         self._X, self._y = map(_as_sliceable, _arrays(data))
         self._n = self._X.shape[0] if self._rows is None else len(self._rows)
 
@@ -100,8 +100,21 @@ class BatchIterator:
         return starts
 
 
-def _unwrap(dataset: Dataset[Any]) -> tuple[Dataset[Any], np.ndarray | None]:
-    """Return the data inside nested subsets, and the rows that they select."""
+def unwrap(dataset: Dataset[Any]) -> tuple[Dataset[Any], np.ndarray | None]:
+    """Return the data inside nested subsets, and the rows that they select.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Any dataset.
+
+    Returns
+    -------
+    data : Dataset
+        The innermost dataset; `dataset` itself if it is no Subset.
+    rows : ndarray of int or None
+        The places in it; None for all.
+    """
     rows = None
     while isinstance(dataset, Subset):
         indices = np.asarray(dataset.indices)

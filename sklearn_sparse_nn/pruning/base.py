@@ -166,6 +166,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
                 y,
                 random_state=state.seed,
                 begin=begin_training,
+                names=getattr(self, "feature_names_in_", None),
             )
             run = PruningRun.begin(dense, state)
             self._prune(run, task, path)

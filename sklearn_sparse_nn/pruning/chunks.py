@@ -234,6 +234,7 @@ def _begin(
         random_state=state.seed,
         classes=classes,
         begin=begin_training,
+        names=getattr(pruner, "feature_names_in_", None),
     )
     run = PruningRun.begin(dense, state)
     refuse_restoring(run.net)

@@ -183,6 +183,8 @@ def _key(pruner: Pruner, run: PruningRun, request: Request) -> Key | None:
         run.y,
         seed=(drawn, used),
         epochs=request.plan.dense_epochs,
+        # By these a net's own validation data are read; the rows of y are numbers here.
+        targets=None if run.format.own_dtype is None else run.format.targets,
         rewind=request.rewind and request.rewind.epoch,
         watched=watched and (watched, sorted(request.layers)),
     )

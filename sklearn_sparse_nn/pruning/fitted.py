@@ -16,6 +16,7 @@ from torch import Tensor
 from sklearn_sparse_nn._compat import CallbackSupportMixin, refuse_dataframe_output
 from sklearn_sparse_nn.dense.base import (
     FLOAT_ROWS,
+    OWN_ROWS,
     MatrixLike,
     NetRows,
     check_rows,
@@ -34,7 +35,6 @@ from sklearn_sparse_nn.statistics.activations import hidden_activations
 
 __all__ = ["PrunedNet"]
 
-_INTEGERS = (np.int64, np.int32, np.int16, np.int8, np.uint32, np.uint16, np.uint8)
 _FORMATS = ("csr", "csc", "coo", "bsr", "dense")
 
 
@@ -184,11 +184,8 @@ class PrunedNet(
         }
 
     def _row_rules(self, own_net: bool) -> dict[str, Any]:
-        """Return what X may be: a user's own net may take shaped rows, or integers."""
-        rules = dict(FLOAT_ROWS)
-        if own_net:
-            rules |= {"dtype": [np.float32, *_INTEGERS], "allow_nd": True}
-        return rules
+        """Return what X may be."""
+        return dict(OWN_ROWS if own_net else FLOAT_ROWS)
 
     def _rows(self, X: MatrixLike) -> Any:
         check_is_fitted(self)

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from sklearn_sparse_nn.core.granularity import Block
 from sklearn_sparse_nn.core.plan import Event
 from sklearn_sparse_nn.dense.base import NetRows
 from sklearn_sparse_nn.dense.source import DenseNet, NetFormat
+from sklearn_sparse_nn.dense.validation import split_datasets
 from sklearn_sparse_nn.memory.snapshot import Snapshot
 from sklearn_sparse_nn.nets.copies import (
     copy_module,
@@ -211,7 +213,8 @@ class PruningRun:
 
         Callbacks know already that training has begun.
         """
-        self.training = kind(self.net, self.X, self.y, begun=True)
+        split = partial(split_datasets, self.format)
+        self.training = kind(self.net, self.X, self.y, begun=True, split=split)
 
     def start_masks(
         self, request: Request, known: Mapping[str, np.ndarray] | None = None

@@ -28,7 +28,11 @@ __all__ = [
     "begin_training",
     "drop_training_state",
     "refuse_restoring",
+    "split_by_net",
 ]
+
+#: What divides training data: ``(net, X, y) -> train, valid``.
+Split = Callable[[NeuralNet, Any, Any], tuple[Dataset[Any], Dataset[Any] | None]]
 
 
 def begin_training(net: NeuralNet, X: Any, y: Any) -> None:
@@ -60,6 +64,26 @@ def begin_training(net: NeuralNet, X: Any, y: Any) -> None:
     net.notify("on_train_begin", X=X, y=y)
 
 
+def split_by_net(
+    net: NeuralNet, X: Any, y: Any
+) -> tuple[Dataset[Any], Dataset[Any] | None]:
+    """Divide training data by the net's own `train_split`.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        The net.
+    X, y : arrays
+        The data.
+
+    Returns
+    -------
+    train, valid : Dataset, Dataset or None
+    """
+    parts: tuple[Dataset[Any], Dataset[Any] | None] = net.get_split_datasets(X, y)
+    return parts
+
+
 class TrainingRun:
     """A training run of a skorch net on one data set.
 
@@ -68,10 +92,11 @@ class TrainingRun:
     net : skorch.NeuralNet
         An initialized net.
     X, y : arrays
-        The training data, of the types that `net` takes. The net's own `train_split`
-        divides them.
+        The training data, of the types that `net` takes.
     begun : bool, default=False
         Whether `begin_training` was called for this run already.
+    split : callable, default=split_by_net
+        What divides them, ``(net, X, y) -> train, valid``.
 
     Raises
     ------
@@ -79,22 +104,40 @@ class TrainingRun:
         The net overrides a method that trains all epochs.
     """
 
-    def __init__(self, net: NeuralNet, X: Any, y: Any, *, begun: bool = False) -> None:
+    def __init__(
+        self,
+        net: NeuralNet,
+        X: Any,
+        y: Any,
+        *,
+        begun: bool = False,
+        split: Split | None = None,
+    ) -> None:
         if not begun:
             begin_training(net, X, y)
         self.net = net
         self._trained = False
         self._data = {"X": X, "y": y}
+        self._split = split or split_by_net
+        self._load(X, y)
+
+    def _load(self, X: Any, y: Any) -> None:
+        """Divide the rows, and set up their batches."""
+        net = self.net
         net.check_data(X, y)
-        train, valid = net.get_split_datasets(X, y)
-        self._datasets = {"dataset_train": train, "dataset_valid": valid}
+        train, valid = self._split(net, X, y)
+        self._datasets: dict[str, Any] = {
+            "dataset_train": train,
+            "dataset_valid": valid,
+        }
         self._train = net.get_iterator(train, training=True)
         self._valid = None if valid is None else net.get_iterator(valid, training=False)
 
     @property
     def training_rows(self) -> Dataset[Any]:
         """The training part of the data, as a dataset."""
-        return self._datasets["dataset_train"]
+        rows: Dataset[Any] = self._datasets["dataset_train"]
+        return rows
 
     @property
     def n_batches(self) -> int:
@@ -238,22 +281,26 @@ class ChunkRun(TrainingRun):
         The first chunk, as `net` takes it.
     begun : bool, default=False
         Whether `begin_training` was called for this run already.
+    split : callable, default=split_by_net
+        What divides every chunk.
     """
 
-    def __init__(self, net: NeuralNet, X: Any, y: Any, *, begun: bool = False) -> None:
+    def __init__(
+        self,
+        net: NeuralNet,
+        X: Any,
+        y: Any,
+        *,
+        begun: bool = False,
+        split: Split | None = None,
+    ) -> None:
         self._order = _one_order(net)
-        super().__init__(net, X, y, begun=begun)
+        super().__init__(net, X, y, begun=begun, split=split)
 
     def feed(self, X: Any, y: Any) -> None:
         """Train on these rows from now on."""
-        self.net.check_data(X, y)
-        train, valid = self.net.get_split_datasets(X, y)
+        self._load(X, y)
         self._data = {"X": X, "y": y}
-        self._datasets = {"dataset_train": train, "dataset_valid": valid}
-        self._train = self.net.get_iterator(train, training=True)
-        self._valid = (
-            None if valid is None else self.net.get_iterator(valid, training=False)
-        )
 
     def show(self, X: Any, y: Any) -> None:
         """Gather statistics over all of these rows from now on."""
