@@ -25,6 +25,7 @@ __all__ = [
     "as_net_input",
     "check_fit",
     "check_rows",
+    "refuse_dicts",
     "refuse_metadata",
     "transaction",
 ]
@@ -99,6 +100,33 @@ def refuse_metadata(
     )
 
 
+def refuse_dicts(X: object) -> None:
+    """Raise an error that says what to give instead of dicts.
+
+    Parameters
+    ----------
+    X : object
+        Rows, as they were given.
+
+    Raises
+    ------
+    TypeError
+        `X` is a dict, or a list or array of dicts.
+    """
+    first = X[0] if isinstance(X, (list, tuple, np.ndarray)) and len(X) else None
+    if not isinstance(X, Mapping) and not isinstance(first, Mapping):
+        return
+    given, names = "a list of dicts", first
+    if isinstance(X, Mapping):
+        given, names = f"a dict ({type(X).__name__})", X
+    raise TypeError(
+        f"X is {given} with the keys {', '.join(map(repr, list(names or ())[:5]))}; it "
+        "must be one array, sparse matrix or DataFrame of shape (n_samples, "
+        "n_features). Put the columns together, as in numpy.column_stack, and let a "
+        "module with several inputs take them apart in its forward."
+    )
+
+
 def check_fit(
     estimator: BaseEstimator,
     X: MatrixLike,
@@ -127,11 +155,52 @@ def check_fit(
     X : ndarray or csr array of shape (n_samples, n_features)
     y : ndarray of shape (n_samples,)
     """
+    refuse_dicts(X)
     numeric = isinstance(estimator, RegressorMixin)
-    rows, targets = validate_data(
-        estimator, X, y, reset=reset, y_numeric=numeric, **rules
-    )
+    try:
+        rows, targets = validate_data(
+            estimator, X, y, reset=reset, y_numeric=numeric, **rules
+        )
+    except (TypeError, ValueError) as error:
+        value = _first_not_number(y) if numeric and y is not None else None
+        if value is None or "NaN" in str(error):
+            raise
+        raise _not_numbers(value) from error
+    if numeric:
+        targets = _as_numbers(targets)
     return _canonical(rows), targets
+
+
+def _as_numbers(targets: np.ndarray) -> np.ndarray:
+    """Return targets to regress on, in floats that can hold their sums."""
+    value = _first_not_number(targets)
+    if value is not None:
+        raise _not_numbers(value)
+    is_half = targets.dtype.kind == "f" and targets.dtype.itemsize < 4
+    return targets.astype(np.float64) if is_half else targets
+
+
+def _first_not_number(y: ArrayLike) -> object:
+    """Return the first target that is no number; None if all are."""
+    values = np.asarray(y).ravel()
+    if values.dtype.kind in "biufc":
+        return None
+    if values.dtype.kind != "O":
+        return values[0] if len(values) else None
+    for value in values:
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return value
+    return None
+
+
+def _not_numbers(value: object) -> ValueError:
+    return ValueError(
+        f"y has targets such as {str(value)[:40]!r}, of type "
+        f"{type(value).__name__}; a regressor needs numbers. "
+        "Convert them, as by numpy.asarray(y, dtype=float)."
+    )
 
 
 def check_rows(
@@ -158,6 +227,7 @@ def check_rows(
         The estimator is not fitted.
     """
     check_is_fitted(estimator)
+    refuse_dicts(X)
     return _canonical(validate_data(estimator, X, reset=False, **rules))
 
 
@@ -199,6 +269,23 @@ class NetClassifierMixin(ClassifierMixin):
         if proba.shape[1] > n_classes:  # outputs for classes that y did not have
             proba = shares(proba[:, :n_classes])
         return proba
+
+    def predict_log_proba(self, X: MatrixLike) -> np.ndarray:
+        """Estimate logarithms of class probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
+            The rows to predict.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes), float32
+            The logarithms of what ``predict_proba`` returns; of 0 it is -inf.
+        """
+        with np.errstate(divide="ignore"):
+            logs: np.ndarray = np.log(self.predict_proba(X))
+        return logs
 
     def predict(self, X: MatrixLike) -> np.ndarray:
         """Predict class labels.

@@ -415,10 +415,13 @@ def net_rows(X: Any, own_dtype: np.dtype | None) -> Any:
             "The net looks its inputs up in an embedding, so X must have whole "
             "numbers, as OrdinalEncoder gives; it has fractions."
         )
-    # A user's loader makes tensors of rows, and torch warns about memory that it must
-    # not write, such as what joblib shares between workers.
-    read_only = isinstance(X, np.ndarray) and not converted.flags.writeable
-    return as_net_input(converted.copy() if read_only else converted)
+    # A user's loader makes tensors of rows. torch warns about memory that it must not
+    # write, such as what joblib shares between workers, and takes no negative strides.
+    if isinstance(converted, np.ndarray):
+        backwards = any(stride < 0 for stride in converted.strides)
+        if backwards or not converted.flags.writeable:
+            converted = converted.copy()
+    return as_net_input(converted)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype:

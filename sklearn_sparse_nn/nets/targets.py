@@ -68,8 +68,20 @@ class Values:
 
     @classmethod
     def of(cls, y: np.ndarray) -> "Values":
-        """Compute mean and standard deviation of `y`; a constant has scale 1."""
-        mean, scale = float(np.mean(y)), float(np.std(y))
+        """Compute mean and standard deviation of `y`; a constant has scale 1.
+
+        Raises
+        ------
+        ValueError
+            The values are too large to be squared.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, scale = float(np.mean(y)), float(np.std(y))
+        if not np.isfinite([mean, scale]).all():
+            raise ValueError(
+                f"y has values up to {np.abs(y).max():.3g}, and their squares are too "
+                "large for float64. Divide y by a constant."
+            )
         varies = scale > 10 * np.finfo(np.float64).eps * abs(mean)
         return cls(mean, scale if varies else 1.0)
 
