@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -50,6 +51,7 @@ __all__ = [
     "Real",
     "RealNotInt",
     "StrOptions",
+    "as_python",
     "check_parameters",
     "fit_context",
     "has_callbacks",
@@ -103,7 +105,8 @@ def check_parameters(estimator: Any) -> None:
     """Check constructor parameters against ``_parameter_constraints``.
 
     A bool passes scikit-learn's own integer intervals; here it does not, because
-    ``sparsity=True`` would quietly keep one single weight.
+    ``sparsity=True`` would quietly keep one single weight. A float32 of numpy does not
+    pass as a float there; here it does.
 
     Parameters
     ----------
@@ -116,7 +119,8 @@ def check_parameters(estimator: Any) -> None:
         In scikit-learn's wording: the parameter, what is allowed, what was given.
     """
     constraints: Mapping[str, Any] = estimator._parameter_constraints
-    given = estimator.get_params(deep=False)
+    params = estimator.get_params(deep=False).items()
+    given = {name: as_python(value) for name, value in params}
     checked = {
         name: _Bool(value)
         if isinstance(value, bool) and not _allows_bool(constraints[name])
@@ -126,6 +130,28 @@ def check_parameters(estimator: Any) -> None:
     validate_parameter_constraints(
         constraints, checked, caller_name=type(estimator).__name__
     )
+
+
+def as_python(value: Any) -> Any:
+    """Return a number or text of numpy as Python's own, with the digits that it shows.
+
+    Parameters
+    ----------
+    value : object
+        Any value; what is no scalar of numpy is returned as it is.
+
+    Returns
+    -------
+    value : object
+
+    Examples
+    --------
+    >>> as_python(np.float32(0.9)), float(np.float32(0.9))
+    (0.9, 0.8999999761581421)
+    """
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _allows_bool(constraints: Any) -> bool:

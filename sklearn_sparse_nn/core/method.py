@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from sklearn_sparse_nn._compat import as_python
 from sklearn_sparse_nn.core.allocation import (
     Allocation,
     erk,
@@ -25,7 +26,7 @@ from sklearn_sparse_nn.core.importance import (
     resolve_importance,
     statistics_of,
 )
-from sklearn_sparse_nn.core.plan import Plan, make_plan
+from sklearn_sparse_nn.core.plan import Plan, make_plan, most_steps
 from sklearn_sparse_nn.core.recovery import (
     Rewind,
     SoftTargets,
@@ -79,7 +80,7 @@ class PruningMethod:
     threshold: float | None = None
     budget: Mapping[str, float] | None = None
     layers: str | Sequence[str] | None = None
-    n_steps: int = 10
+    n_steps: int | None = None
     dense_epochs: int | None = None
     prune_epochs: int = 10
     finetune_epochs: int = 10
@@ -121,7 +122,9 @@ class PruningMethod:
             return erk
         return uniform if declares(self.importance, "scores_neurons") else global_
 
-    def plan(self, budget: Budget, *, frozen: bool) -> Plan:
+    def plan(
+        self, budget: Budget, *, frozen: bool, n_batches: int | None = None
+    ) -> Plan:
         """Compute the plan of phases and pruning events.
 
         Parameters
@@ -130,6 +133,8 @@ class PruningMethod:
             The budget; if it prunes nothing, the plan has no events.
         frozen : bool
             Whether the net is trained already, so that there is no dense phase.
+        n_batches : int or None, default=None
+            The number of training steps of an epoch, if it is known.
 
         Returns
         -------
@@ -137,7 +142,7 @@ class PruningMethod:
         """
         plan = make_plan(
             self.schedule,
-            n_steps=self.n_steps,
+            n_steps=self.n_steps or most_steps(self.prune_epochs, n_batches),
             dense_epochs=0 if frozen else self.dense_epochs or 0,
             prune_epochs=self.prune_epochs,
             finetune_epochs=self.finetune_epochs,
@@ -187,10 +192,11 @@ def resolve_method(given: Mapping[str, Any]) -> PruningMethod:
     >>> resolve_method({"rewind": "weights", "granularity": "2:4"}).granularity
     NM(m=4, n=2)
     """
+    given = {name: as_python(value) for name, value in given.items()}
     names = {item.name for item in fields(PruningMethod)}
     parts = {
         name: _RESOLVERS[name](value) if name in _RESOLVERS else value
         for name, value in given.items()
         if name in names
     }
-    return PruningMethod(**parts, given=dict(given))
+    return PruningMethod(**parts, given=given)

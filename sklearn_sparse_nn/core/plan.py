@@ -6,7 +6,9 @@ from fractions import Fraction
 from sklearn_sparse_nn.core.regrowth import Regrow
 from sklearn_sparse_nn.core.schedules import Schedule, event_shares
 
-__all__ = ["Event", "Plan", "make_plan"]
+__all__ = ["Event", "Plan", "make_plan", "most_steps"]
+
+_N_STEPS = 10  # pruning events, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,30 @@ class Plan:
     def falls(self) -> bool:
         """True if weights live again at some event."""
         return any(event.share == 0 for event in self.events)
+
+
+def most_steps(prune_epochs: int, n_batches: int | None) -> int:
+    """Choose the number of pruning events where nobody has: 10, or as many as fit.
+
+    Parameters
+    ----------
+    prune_epochs : int
+        The length of the pruning phase.
+    n_batches : int or None
+        The number of training steps of an epoch; None if it is not known yet.
+
+    Returns
+    -------
+    n_steps : int
+
+    Examples
+    --------
+    >>> most_steps(10, 2), most_steps(1, 6), most_steps(0, 6)
+    (10, 6, 10)
+    """
+    if n_batches is None or not prune_epochs:
+        return _N_STEPS
+    return min(_N_STEPS, prune_epochs * max(1, n_batches))
 
 
 def make_plan(

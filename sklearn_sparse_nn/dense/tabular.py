@@ -20,6 +20,7 @@ from sklearn_sparse_nn._compat import (
     InvalidParameterError,
     Real,
     StrOptions,
+    as_python,
     check_parameters,
 )
 from sklearn_sparse_nn.dense.base import (
@@ -252,7 +253,7 @@ class TabularNet(BaseEstimator):
             2**31 - 1, size=3
         )
         module_seed, order_seed, split_seed = map(int, seeds)
-        batch_size = self.batch_size
+        batch_size = as_python(self.batch_size)
         if batch_size == "auto":
             batch_size = min(256, max(16, X.shape[0] // 64))
         mean, scale = column_mean_and_scale(X)
@@ -265,16 +266,16 @@ class TabularNet(BaseEstimator):
             module__n_outputs=targets.n_outputs,
             module__hidden_layer_sizes=sizes,
             module__activation=self.activation,
-            module__dropout=self.dropout,
+            module__dropout=as_python(self.dropout),
             module__norm=self.norm,
             module__seed=module_seed,
             criterion=self._criterion,
             optimizer=optimizer,
-            optimizer__weight_decay=self.weight_decay,
+            optimizer__weight_decay=as_python(self.weight_decay),
             **{f"optimizer__{name}": value for name, value in options.items()},
-            lr=self.lr,
+            lr=as_python(self.lr),
             batch_size=batch_size,
-            max_epochs=self.max_epochs,
+            max_epochs=as_python(self.max_epochs),
             iterator_train=BatchIterator,
             iterator_train__shuffle=True,
             iterator_train__random_state=order_seed,
@@ -307,7 +308,9 @@ class TabularNet(BaseEstimator):
     def _callbacks(self) -> list[Any]:
         callbacks = copy_callbacks(list(self.callbacks or []))
         if self.early_stopping:
-            stopping = EarlyStopping(patience=self.patience, load_best=True, sink=noop)
+            stopping = EarlyStopping(
+                patience=as_python(self.patience), load_best=True, sink=noop
+            )
             callbacks.append(("early_stopping", stopping))
         return callbacks
 
@@ -322,7 +325,9 @@ class TabularNet(BaseEstimator):
             room = min(n_valid, len(y) - n_valid)
             stratified = bool(counts.min() >= 2 and len(counts) <= room)
         return ValidSplit(
-            float(self.validation_fraction), stratified=stratified, random_state=seed
+            as_python(self.validation_fraction),
+            stratified=stratified,
+            random_state=seed,
         )
 
 

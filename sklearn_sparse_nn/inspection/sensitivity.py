@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor, nn
 
+from sklearn_sparse_nn._compat import as_python
 from sklearn_sparse_nn.core.allocation import uniform
 from sklearn_sparse_nn.core.budget import Budget
 from sklearn_sparse_nn.core.compatibility import NetFacts, check_parts
@@ -156,7 +157,7 @@ def layer_sensitivity(
 
 
 def _checked(sparsities: Iterable[float]) -> list[float]:
-    asked = list(sparsities)
+    asked = [as_python(value) for value in sparsities]
     for value in asked:
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not 0 <= value < 1:

@@ -68,7 +68,7 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         granularity: str | Granularity = "unstructured",
         allocation: AllocationName | Allocation = "auto",
         schedule: ScheduleName | Schedule = "cubic",
-        n_steps: int = 10,
+        n_steps: int | None = None,
         dense_epochs: int | None = None,
         prune_epochs: int = 10,
         finetune_epochs: int = 10,
@@ -177,12 +177,15 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         params = self
         if path.source is not None:  # the net of the level before: its dense phase
             params = clone(self).set_params(dense_epochs=None)
-        request = run.request(params)
-        later = [
-            run.request(pruner, trained=run.frozen or trained)
-            for pruner, trained in path.later
-        ]
-        check_requests(run, [request, *later])
+
+        def requests() -> list[Request]:
+            later = [
+                run.request(pruner, trained=run.frozen or trained)
+                for pruner, trained in path.later
+            ]
+            return [run.request(params), *later]
+
+        request = check_requests(run, requests)
         run.start_masks(request)
         if path.source is None:
             _warn(run, request)

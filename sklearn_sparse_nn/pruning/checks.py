@@ -1,7 +1,7 @@
 """Refusals and warnings about a request, before its net is trained."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
 
 from torch import Tensor, nn
@@ -28,29 +28,36 @@ _MANY = 1000  # weights: with fewer, a count up to 100 is no slip of a per cent 
 _ROUNDING = 0.01  # groups that live together may leave a little less than was allowed
 
 
-def check_requests(run: PruningRun, requests: list[Request]) -> None:
+def check_requests(run: PruningRun, requests: Callable[[], list[Request]]) -> Request:
     """Start training; refuse what cannot be done, now or later on a path.
 
     Parameters
     ----------
     run : PruningRun
         A run whose training has not begun.
-    requests : list of Request
-        What is asked of its net.
+    requests : callable
+        The function that resolves what is asked of its net: now, and on later levels.
+
+    Returns
+    -------
+    request : Request
+        What is asked now, resolved with the number of batches of the training.
 
     Raises
     ------
     ValueError, TypeError
         Something would fail after the dense phase.
     """
-    if any(request.distill.weight for request in requests):
+    if any(request.distill.weight for request in requests()):
         check_distillable(run.net)
     run.start_training()
-    for request in requests:
+    found = requests()
+    for request in found:
         check_steps(run.training, request)
         _check_schedules(run, request)
         with run.global_state.preserved():
             _rehearse(run, request)
+    return found[0]
 
 
 def _check_schedules(run: PruningRun, request: Request) -> None:

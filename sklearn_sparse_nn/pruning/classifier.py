@@ -67,10 +67,11 @@ class PrunedClassifier(NetClassifierMixin, BasePruner):
         such as ``Polynomial(power=3)`` (then ``schedule__power`` can be searched) or
         ``Between("cubic", end=0.6)``, or any function of progress in 0..1 that ends at
         1 and falls to nothing but 0.
-    n_steps : int, default=10
+    n_steps : int or None, default=None
         The number of pruning events, spread over the pruning phase. Each is at the
-        start of an epoch, unless there are more events than epochs. Without pruning
-        epochs all events come at once.
+        start of an epoch, unless there are more events than epochs; more than training
+        steps are an error. None for 10, or for as many as there are training steps, if
+        these are fewer. Without pruning epochs all events come at once.
     dense_epochs : int or None, default=None
         The number of epochs before the first event. None for the net's own
         ``max_epochs``; 0 prunes before training.

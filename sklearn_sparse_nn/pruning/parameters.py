@@ -34,7 +34,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "granularity": [str, HasMethods(["pool", "choose", "expand"])],
     "allocation": [str, callable],
     "schedule": [str, callable],
-    "n_steps": [Interval(Integral, 1, None, closed="left")],
+    "n_steps": [Interval(Integral, 1, None, closed="left"), None],
     "dense_epochs": [_COUNT, None],
     "prune_epochs": [_COUNT],
     "finetune_epochs": [_COUNT],

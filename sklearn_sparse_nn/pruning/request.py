@@ -147,6 +147,7 @@ def resolve_request(
     uses: Mapping[str, int],
     max_epochs: int,
     frozen: bool,
+    n_batches: int | None = None,
 ) -> Request:
     """Resolve a pruner's parameters, and bind them to the layers of a net.
 
@@ -165,6 +166,8 @@ def resolve_request(
         The net's own number of epochs.
     frozen : bool
         Whether the net is trained already.
+    n_batches : int or None, default=None
+        The number of training steps of an epoch, if it is known.
 
     Returns
     -------
@@ -181,7 +184,7 @@ def resolve_request(
         method, layers, last=last, max_epochs=max_epochs, frozen=frozen
     )
     budget = make_budget(method, layers, targets, uses)
-    plan = method.plan(budget, frozen=frozen)
+    plan = method.plan(budget, frozen=frozen, n_batches=n_batches)
     trained = frozen or plan.dense_epochs > 0
     allocation = resolve_allocation(method.allocation_for(trained=trained), budget)
     others = [

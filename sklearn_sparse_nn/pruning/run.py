@@ -206,6 +206,7 @@ class PruningRun:
             uses=self.shape.uses,
             max_epochs=self.net.max_epochs if max_epochs is None else max_epochs,
             frozen=self.frozen if trained is None else trained,
+            n_batches=None if self.training is None else self.training.least_batches,
         )
 
     def start_training(self, kind: type[TrainingRun] = TrainingRun) -> None:

@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length
 from skorch import NeuralNet
 
-from sklearn_sparse_nn._compat import InvalidParameterError
+from sklearn_sparse_nn._compat import InvalidParameterError, as_python
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.callbacks import clone_net
 from sklearn_sparse_nn.pruning.base import BasePruner
@@ -234,7 +234,7 @@ def check_levels(sparsities: Sequence[float] | np.ndarray | None) -> list[float]
         densities = np.geomspace(_DENSEST, _SPARSEST, _N_LEVELS)
         return [round(1 - float(density), 4) for density in densities]
     given = np.asarray(sparsities, dtype=object)
-    levels = given.tolist() if given.ndim == 1 else []
+    levels = [as_python(level) for level in sparsities] if given.ndim == 1 else []
     counts = [_is_count(level) for level in levels]
     fractions = [_is_fraction(level) for level in levels]
     if not levels or not (all(counts) or all(fractions)):

@@ -151,6 +151,14 @@ class TrainingRun:
                 "Use none of these, or another iterator_train."
             ) from error
 
+    @property
+    def least_batches(self) -> int:
+        """The number of training batches of an epoch; 1 where it is not known."""
+        try:
+            return len(self._train)
+        except TypeError:
+            return 1
+
     def epoch(
         self, phase: str, before_batch: Callable[[Fraction], None] | None = None
     ) -> bool:
