@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetBinaryClassifier
@@ -42,9 +43,8 @@ def export_module(
         A module with one input of shape (n_rows, n_features), made of known layers,
         functions, residual additions and concatenations. If it returns a tuple, the
         first entry counts. Weights of another dtype are converted to float32. The
-        module may be on any device and in any mode, and is not changed. But its
-        forward is run once on placeholders, and whatever it writes to parameters or
-        to its own objects is written.
+        module may be on any device and in any mode, and is not changed: a copy of it,
+        with the same parameters, is run on placeholders and on drawn rows.
     n_features : int or None, default=None
         The number of columns of the input; None to take it from the first layer.
     output : {"identity", "softmax", "sigmoid"}, default="identity"
@@ -65,7 +65,10 @@ def export_module(
     Raises
     ------
     UnsupportedLayerError
-        A part of the module is not known; the message names it.
+        A part of the module is not known, or the module computes something else than
+        what was read from its forward, which is tried on drawn rows: it asks for the
+        type of its input, draws random numbers, or counts its calls. The message names
+        the part.
     ValueError
         A weight is NaN or infinite, or widths do not fit.
 
@@ -88,13 +91,15 @@ def export_module(
     )
 
 
-def export_pruner(estimator: Any) -> SparseModel:
+def export_pruner(estimator: Any, rows: np.ndarray | None = None) -> SparseModel:
     """Make a sparse model of a fitted pruner, or of a TabularNet.
 
     Parameters
     ----------
     estimator : PrunedClassifier, PrunedRegressor or TabularNet
         A fitted estimator. It is not changed.
+    rows : ndarray of shape (n_rows, n_features) or None, default=None
+        Rows to compare the net with the model on, besides drawn ones.
 
     Returns
     -------
@@ -108,7 +113,7 @@ def export_pruner(estimator: Any) -> SparseModel:
     sklearn.exceptions.NotFittedError
         `estimator` is not fitted.
     """
-    steps = as_steps(estimator)
+    steps = as_steps(estimator, rows)
     return SparseModel(
         emit(steps),
         feature_names=getattr(estimator, "feature_names_in_", None),
@@ -116,13 +121,15 @@ def export_pruner(estimator: Any) -> SparseModel:
     )
 
 
-def as_steps(estimator: Any) -> Step:
+def as_steps(estimator: Any, rows: np.ndarray | None = None) -> Step:
     """Convert the net of a fitted estimator to steps.
 
     Parameters
     ----------
     estimator : pruner or TabularNet
         A fitted estimator.
+    rows : ndarray of shape (n_rows, n_features) or None, default=None
+        Rows to compare the net with the steps on, besides drawn ones.
 
     Returns
     -------
@@ -137,7 +144,7 @@ def as_steps(estimator: Any) -> Step:
     check_is_fitted(estimator)
     net = estimator.net_
     refuse_unknown_net(net)
-    steps = convert(net.module_, estimator.n_features_in_)
+    steps = convert(net.module_, estimator.n_features_in_, rows)
     while steps.kind == "activation" and steps.activation == PLAIN:  # made flat
         steps = steps.inputs[0]
     if output_of(net) == "probability":

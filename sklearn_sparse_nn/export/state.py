@@ -1,5 +1,6 @@
 """The state of a module that decides its outputs, compared bit by bit."""
 
+from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,6 +18,8 @@ _CONSTANTS = {
     *(int, str, bool, bytes, complex, type(None), type(...), range, slice, type),
     *(torch.dtype, torch.device, np.dtype),
 }
+_PLAIN = (bool, int, float, complex, str, list, tuple, dict, set, np.ndarray, Tensor)
+_QUIET = ("torch.", "sklearn_sparse_nn.")  # whose classes hold nothing that changes
 _MAX_VALUES = 2_000  # of an attribute; a look at each takes about a microsecond
 
 
@@ -62,8 +65,12 @@ class State:
     def add_module(self, module: nn.Module) -> None:
         """Add one module, without those in it."""
         facts, values = self.facts, vars(module)
-        kind = type(module)
+        kind: Any = type(module)
         facts += kind, kind.forward, id(module)
+        for scope, name in _outside(kind, kind.forward):
+            facts.append(name)
+            self._left = _MAX_VALUES
+            self._add(scope.get(name))
         facts += forward_hooks(module)
         for name, value in values.items():
             if name not in _INTERNAL:
@@ -148,6 +155,29 @@ def _parts(value: Any) -> list[Any]:
     return parts
 
 
+@lru_cache(maxsize=256)
+def _outside(kind: Any, forward: Any) -> list[tuple[Any, str]]:
+    """List the values outside of a module that its class and its forward name.
+
+    These are attributes of the class and its bases, and variables of the file of the
+    forward, where they are numbers, texts, arrays, or lists and dicts of these.
+    """
+    found: list[tuple[Any, str]] = []
+    for base in kind.__mro__:
+        if not f"{base.__module__}.".startswith(_QUIET):
+            own = vars(base)
+            found += [
+                (own, name)
+                for name, value in own.items()
+                if isinstance(value, _PLAIN) and not name.startswith("__")
+            ]
+    if not f"{getattr(forward, '__module__', '')}.".startswith(_QUIET):
+        names = getattr(getattr(forward, "__code__", None), "co_names", ())
+        scope = getattr(forward, "__globals__", {})
+        found += [(scope, n) for n in names if isinstance(scope.get(n), _PLAIN)]
+    return found
+
+
 def state_of(module: nn.Module, facts: list[Any]) -> State | None:
     """Collect all that decides the outputs of a module.
 
@@ -155,7 +185,8 @@ def state_of(module: nn.Module, facts: list[Any]) -> State | None:
     ----------
     module : nn.Module
         With its submodules: their weights, buffers, hooks and attributes, and what
-        these hold: lists, dicts, arrays, objects.
+        these hold: lists, dicts, arrays, objects. Also attributes of their classes,
+        and the variables that their forwards name.
     facts : list
         Settings of another kind that count.
 

@@ -192,7 +192,9 @@ class PrunedNet(
         return check_rows(self, X, self._row_rules(self._own_dtype is not None))
 
     def _outputs(self, method: str, X: NetRows) -> np.ndarray:
-        model = predicting_model(self) if X.ndim == 2 and X.dtype.kind == "f" else None
+        model = None
+        if X.ndim == 2 and X.dtype.kind == "f":
+            model = predicting_model(self, X)
         if model is None:
             return getattr(self.net_, method)(net_rows(X, self._own_dtype))
         if not is_classifier(self):

@@ -2,10 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx, nn
 
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.export.reading.agreement import check_agreement
 from sklearn_sparse_nn.export.reading.constants import array
+from sklearn_sparse_nn.export.reading.evaluation import (
+    in_evaluation,
+    in_float32,
+    private_state,
+)
 from sklearn_sparse_nn.export.reading.functions import BY_TARGET, FUNCTIONS
 from sklearn_sparse_nn.export.reading.modules import MODULES, listed, width_of
 from sklearn_sparse_nn.export.reading.trace import Trace, place, trace
@@ -14,8 +21,10 @@ from sklearn_sparse_nn.export.steps import Step
 __all__ = ["convert"]
 
 
-def convert(module: nn.Module, n_features: int | None = None) -> Step:
-    """Convert a module to a net of steps.
+def convert(
+    module: nn.Module, n_features: int | None = None, rows: np.ndarray | None = None
+) -> Step:
+    """Convert a module to a net of steps, and compare both on rows.
 
     Parameters
     ----------
@@ -23,6 +32,8 @@ def convert(module: nn.Module, n_features: int | None = None) -> Step:
         The module; it is not changed.
     n_features : int or None, default=None
         The number of columns of its input; None to take it from its first layer.
+    rows : ndarray of shape (n_rows, n_features) or None, default=None
+        Rows as they will be predicted, to be compared besides drawn ones.
 
     Returns
     -------
@@ -32,52 +43,51 @@ def convert(module: nn.Module, n_features: int | None = None) -> Step:
     Raises
     ------
     UnsupportedLayerError
-        A part is not known; the message names it.
+        A part is not known, or the module computes something else than the steps; the
+        message names it.
     ValueError
         A weight is NaN or infinite, or widths do not fit.
     """
-    recorded = trace(module, MODULES)
-    width = _input_width(recorded)
-    if n_features is None and width is None:
-        raise ValueError(
-            "How many columns the module takes cannot be told from its first layers; "
-            "give n_features."
-        )
-    return _Converter(recorded, n_features or width).run()
+    with private_state(module):
+        copy = in_evaluation(module)
+        converter = _Converter(n_features or _width(copy))
+        recorded = trace(copy, MODULES, converter.convert)
+        output = converter.values[recorded.output]
+        of: Any = converter.values.get
+        results = [(path, of(a), of(b)) for path, a, b in recorded.results]
+        check_agreement(in_float32(copy), converter.input, output, results, rows)
+    return output
 
 
 class _Converter:
     """The conversion of recorded calls, in order."""
 
-    def __init__(self, recorded: Trace, n_features: int | None) -> None:
-        self.trace = recorded
-        self.input = Step("input", width=int(n_features or 0))
+    def __init__(self, n_features: int) -> None:
+        self.input = Step("input", width=n_features)
         self.values: dict[fx.Node, Any] = {}
+        self.trace: Any = None
 
-    def run(self) -> Step:
-        for node in self.trace.graph.nodes:
-            try:
-                self.values[node] = self._value(node)
-            except UnsupportedLayerError:
-                raise
-            except ValueError as error:
-                raise ValueError(f"{error}, in {self._call(node)}.") from error
-            except (TypeError, KeyError, IndexError) as error:
-                raise UnsupportedLayerError(
-                    f"Not supported: {self._call(node)}: {error}. {listed()}"
-                ) from error
-        output = self.values[self.trace.output]
-        if not isinstance(output, Step):
+    def convert(self, recorded: Trace, node: fx.Node) -> Any:
+        """Convert one call to a step, or to what it returns."""
+        self.trace = recorded
+        try:
+            for other in node.all_input_nodes:
+                if other.op == "get_attr":
+                    self.values[other] = recorded.constants[str(other.target)]
+            self.values[node] = self._value(node)
+        except UnsupportedLayerError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{error}, in {self._call(node)}.") from error
+        except (TypeError, KeyError, IndexError) as error:
             raise UnsupportedLayerError(
-                f"The module gives a {type(output).__name__}, not a tensor."
-            )
-        return output
+                f"Not supported: {self._call(node)}: {error}. {listed()}"
+            ) from error
+        return self.values[node]
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.input
-        if node.op == "get_attr":
-            return self.trace.constants[str(node.target)]
         args = fx.node.map_arg(node.args, lambda n: self.values[n])
         kwargs = dict(fx.node.map_arg(node.kwargs, lambda n: self.values[n]))
         if node.op == "call_module":
@@ -130,6 +140,24 @@ class _Converter:
             return place(path, self.trace.modules.get(path))
         name = getattr(node.target, "__name__", str(node.target))
         return f"{name}() in {node.meta['place']}"
+
+
+def _width(module: nn.Module) -> int:
+    """Find the number of columns of a module's input."""
+    try:
+        width = _input_width(trace(module, MODULES))
+    except UnsupportedLayerError:
+        # The forward asks for it, so this may be wrong. Then the comparison says so.
+        found = (width_of(child) for child in module.modules())
+        width = next((n for n in found if n is not None), None)
+        if width is None:
+            raise
+    if width is None:
+        raise ValueError(
+            "How many columns the module takes cannot be told from its first layers; "
+            "give n_features."
+        )
+    return width
 
 
 def _input_width(recorded: Trace) -> int | None:

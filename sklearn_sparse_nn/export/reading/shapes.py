@@ -1,16 +1,24 @@
 """Functions that change or read shapes, for values of two dimensions."""
 
+from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from sklearn_sparse_nn.export.steps import Step
 
 __all__ = [
+    "LENGTH",
     "attribute",
     "copy",
+    "dim",
+    "fact",
     "flatten",
     "item",
+    "kind",
     "refuse_flat",
     "reshape",
     "same",
@@ -20,7 +28,27 @@ __all__ = [
     "unsqueeze",
 ]
 
-ROWS = "rows"  # stands for the number of rows, which no net may look at
+LENGTH = 1_299_709  # stands for the number of rows; no width is like it
+
+
+class _Rows(int):
+    """The number of rows, which no net may look at."""
+
+    def _compare(self, name: str, other: Any) -> bool:
+        if isinstance(other, _Rows) or (isinstance(other, int) and other < 1):
+            return bool(getattr(int, name)(int(self), int(other)))
+        raise TypeError("it looks at the number of rows, which may be any.")
+
+    __eq__ = partialmethod(_compare, "__eq__")
+    __ne__ = partialmethod(_compare, "__ne__")
+    __lt__ = partialmethod(_compare, "__lt__")
+    __le__ = partialmethod(_compare, "__le__")
+    __gt__ = partialmethod(_compare, "__gt__")
+    __ge__ = partialmethod(_compare, "__ge__")
+    __hash__ = int.__hash__
+
+
+ROWS = _Rows(LENGTH)
 
 
 def refuse_flat(*steps: Any) -> None:
@@ -66,39 +94,91 @@ def reshape(x: Any, *shape: Any) -> Any:
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
     refuse_flat(x)
-    if shape in ((ROWS, -1), (ROWS, x.width), (-1, x.width)):
+    sizes = tuple(map(int, shape))
+    if sizes in ((LENGTH, -1), (LENGTH, x.width), (-1, x.width)):
         return x
-    if shape in ((-1,), (ROWS,)) and x.width == 1:
+    if sizes in ((-1,), (LENGTH,)) and x.width == 1:
         return _flattened(x)
-    raise TypeError(f"its shape {shape} is not plainly the value's own")
+    raise TypeError(f"its shape {sizes} is not plainly the value's own")
 
 
-def to(x: Any, dtype: Any) -> Any:
-    """Return the value as it is, for float32."""
-    if dtype is not torch.float32:
-        raise TypeError("only float32 is known")
+def to(x: Any, *wanted: Any, **named: Any) -> Any:
+    """Return the value as it is, for float32 on the CPU."""
+    named = {k: v for k, v in named.items() if k not in _KEEPING}
+    for other in (*wanted, *named.values()):
+        if isinstance(other, bool) or other is None:  # non_blocking, copy
+            continue
+        if isinstance(other, (Step, Tensor, np.ndarray)):
+            other = getattr(other, "dtype", torch.float32)
+        if other not in _FLOAT32 and str(other) != "cpu":
+            raise TypeError(f"it asks for {other}; float32 on the CPU is known")
     return x
+
+
+def kind(x: Any, *wanted: Any, **named: Any) -> Any:
+    """Return the name of the value's type; or the value itself, for float32."""
+    return to(x, *wanted, **named) if wanted or named else "torch.FloatTensor"
 
 
 def size(x: Any, dim: int | None = None) -> Any:
     """Return the number of rows, a placeholder, and of columns."""
-    refuse_flat(x)
-    shape = (ROWS, x.width)
+    shape = (ROWS,) if _step(x).flat else (ROWS, x.width)
     return shape if dim is None else shape[dim]
 
 
+def fact(found: Any) -> Callable[..., Any]:
+    """Build a function that returns the same for every value."""
+
+    def answer(x: Any, *arguments: Any) -> Any:
+        _step(x)
+        return found
+
+    return answer
+
+
+def dim(x: Any) -> int:
+    """Return the number of dimensions."""
+    return 1 if _step(x).flat else 2
+
+
 def attribute(x: Any, name: str) -> Any:
-    """Return the shape, the one attribute that is known."""
-    if name != "shape":
+    """Return an attribute of a tensor that says what it is."""
+    if name == "data":
+        return _step(x)
+    if name not in _ATTRIBUTES:
         raise TypeError(f"it reads {name!r}")
-    return size(x)
+    return _ATTRIBUTES[name](x)
+
+
+def _step(x: Any) -> Step:
+    if not isinstance(x, Step):
+        raise TypeError(f"it is applied to a {type(x).__name__}")
+    return x
+
+
+#: Arguments of `to` that change no value.
+_KEEPING = ("non_blocking", "copy", "memory_format")
+_FLOAT32 = (torch.float32, torch.FloatTensor, "torch.FloatTensor")
+_ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
+    "shape": size,
+    "ndim": dim,
+    "dtype": fact(torch.float32),
+    "device": fact(torch.device("cpu")),
+    "layout": fact(torch.strided),
+    **{
+        name: fact(False)
+        for name in (
+            *("is_cuda", "is_meta", "is_mps", "is_quantized", "is_sparse"),
+            *("is_sparse_csr", "is_xpu", "requires_grad"),
+        )
+    },
+}
 
 
 def item(x: Any, index: Any) -> Any:
-    """Return a part of a shape, or the only column."""
-    if isinstance(x, tuple):
-        return x[index]
-    if index in ((slice(None), 0), (slice(None), -1)) and x.width == 1:
+    """Return the only column."""
+    only = ((slice(None), 0), (slice(None), -1))
+    if isinstance(x, Step) and x.width == 1 and index in only:
         return squeeze(x, 1)
     raise TypeError("it takes a part of a value")
 

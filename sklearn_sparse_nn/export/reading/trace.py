@@ -1,30 +1,30 @@
-"""The recording of a module's forward, by running a copy of the module.
+"""The recording of a module's forward, by running it on a stand-in for its input.
 
 ``torch.fx.symbolic_trace`` replaces ``nn.Module.__call__`` for all threads while it
 runs. Here the module tree is copied, without its parameters, and the known modules of
 the copy are replaced by recorders: nothing outside of the copy is touched.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Scope, TracerBase
-from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.export.reading.evaluation import copy_structure
+from sklearn_sparse_nn.export.reading.shapes import LENGTH
+from sklearn_sparse_nn.export.steps import Step
 from sklearn_sparse_nn.nets.host import (
     has_forward_hooks,
     has_global_forward_hooks,
     original,
-    own_buffers,
     own_modules,
-    set_own_buffers,
     set_own_modules,
 )
 
@@ -53,7 +53,10 @@ _DRAWS = (
     "randperm",
     "uniform_",
 )
-_BUILTIN_CONTAINERS = (list, dict, set)
+_LISTS = (nn.ParameterList, nn.ParameterDict)  # torch makes them not callable
+
+#: Converts a recorded call to a step, or to the number or shape that it returns.
+Convert: TypeAlias = Callable[["Trace", fx.Node], Any]
 
 
 @dataclass
@@ -71,12 +74,16 @@ class Trace:
         parameters of the originals.
     constants : dict of name to Tensor
         The tensors that the calls use.
+    results : list of (path, fx.Node or None, fx.Node)
+        What every module took first, and what it returned, in the order in which their
+        forwards ended.
     """
 
     graph: fx.Graph
     output: Any = None
     modules: dict[str, nn.Module] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    results: list[tuple[str, fx.Node | None, fx.Node]] = field(default_factory=list)
 
 
 def place(path: str, module: nn.Module | None = None) -> str:
@@ -85,7 +92,11 @@ def place(path: str, module: nn.Module | None = None) -> str:
     return f"module {path!r}{kind}" if path else f"the module itself{kind}"
 
 
-def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
+def trace(
+    module: nn.Module,
+    known: Iterable[type[nn.Module]],
+    convert: Convert | None = None,
+) -> Trace:
     """Record the calls that a module makes with one argument, in evaluation.
 
     Parameters
@@ -94,6 +105,9 @@ def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
         The module. Neither it nor anything in it is changed.
     known : iterable of types
         The modules that are recorded as one call.
+    convert : callable or None, default=None
+        Is called for every call as it is recorded. What it returns tells the forward
+        the shapes of its values; None to record calls alone, which say nothing.
 
     Returns
     -------
@@ -104,7 +118,7 @@ def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
     UnsupportedLayerError
         A part cannot be recorded, such as a branch on a value.
     """
-    tracer = _Tracer(tuple(known))
+    tracer = _Tracer(tuple(known), convert)
     root = tracer.twin(module, "")
     x = tracer.create_proxy("placeholder", "x", (), {})
     try:
@@ -114,6 +128,8 @@ def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
     except UnsupportedLayerError:
         raise
     except Exception as error:
+        if error is tracer.refusal:
+            raise
         raise UnsupportedLayerError(
             f"The forward of {tracer.failed} cannot be traced: {error} A module may do "
             "nothing but apply layers, functions and sums to one two-dimensional "
@@ -130,7 +146,24 @@ def trace(module: nn.Module, known: Iterable[type[nn.Module]]) -> Trace:
 
 
 class _Value(fx.Proxy):
-    """A proxy that distinguishes ``x += y``, which changes x, from ``x = x + y``."""
+    """A proxy that answers as a tensor where a forward asks what it is.
+
+    It also distinguishes ``x += y``, which changes x, from ``x = x + y``.
+    """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return Tensor
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(Tensor, name):
+            raise AttributeError(f"'Tensor' object has no attribute {name!r}")
+        if callable(getattr(Tensor, name)):
+            return super().__getattr__(name)
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def _in_place(self, name: str, other: Any) -> "fx.Proxy":
         return self.tracer.create_proxy("call_method", name, (self, other), {})
@@ -151,9 +184,13 @@ class _Value(fx.Proxy):
 class _Tracer(TracerBase):
     """The collection of calls in a graph."""
 
-    def __init__(self, known: tuple[type[nn.Module], ...]) -> None:
+    def __init__(
+        self, known: tuple[type[nn.Module], ...], convert: Convert | None
+    ) -> None:
         super().__init__()
         self.known = known
+        self.convert = convert
+        self.refusal: Exception | None = None
         self.graph = fx.Graph()
         self.trace = Trace(self.graph)
         self.scope = Scope("", None)
@@ -173,8 +210,19 @@ class _Tracer(TracerBase):
         node.meta["place"] = self.place
         return node
 
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        proxy = super().create_proxy(*args, **kwargs)
+        if self.convert is None:
+            return proxy
+        try:
+            value = self.convert(self.trace, proxy.node)
+        except Exception as error:
+            self.refusal = error
+            raise
+        return proxy if isinstance(value, Step) else value
+
     def create_arg(self, a: Any) -> Any:
-        if not isinstance(a, Tensor):
+        if isinstance(a, fx.Proxy) or not isinstance(a, Tensor):
             return super().create_arg(a)
         name = self._names.setdefault(id(a), f"constant_{len(self._names)}")
         self.trace.constants[name] = a  # keeps it alive, and so its id
@@ -185,7 +233,7 @@ class _Tracer(TracerBase):
         module = original(module)
         if id(module) not in self._twins:
             _check(module, path)
-            twin = _copy_structure(module)
+            twin = copy_structure(module)
             self._twins[id(module)] = twin
             if self._is_known(module):
                 self._twins[id(module)] = _Recorder(twin, path, self)
@@ -209,12 +257,21 @@ class _Tracer(TracerBase):
         """Run the forward of a copy, and remember its place for the calls in it."""
         before, self.place = self.place, place(path, twin)
         try:
-            return type(twin).forward(twin, *args, **kwargs)
+            result = type(twin).forward(twin, *args, **kwargs)
+            return self.returned(path, args, result)
         except Exception:
             self.failed = self.failed or self.place
             raise
         finally:
             self.place = before
+
+    def returned(self, path: str, args: tuple[Any, ...], result: Any) -> Any:
+        """Remember what a module took and returned."""
+        if isinstance(result, fx.Proxy):
+            first = args[0] if args and isinstance(args[0], fx.Proxy) else None
+            taken = None if first is None else first.node
+            self.trace.results.append((path, taken, result.node))
+        return result
 
 
 class _Recorder:
@@ -227,7 +284,8 @@ class _Recorder:
         if not any(isinstance(v, fx.Proxy) for v in chain(args, kwargs.values())):
             return self._twin(*args, **kwargs)  # a constant of the net's own
         self._tracer.trace.modules[self._path] = self._twin
-        return self._tracer.create_proxy("call_module", self._path, args, kwargs)
+        result = self._tracer.create_proxy("call_module", self._path, args, kwargs)
+        return self._tracer.returned(self._path, args, result)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._twin, name)
@@ -255,36 +313,14 @@ def _check(module: Any, path: str) -> None:
         reason = "is no plain nn.Module"
     elif has_forward_hooks(module):
         reason = "has forward hooks, which may change what it gives; remove them"
-    elif is_parametrized(module):
-        reason = (
-            "has parametrizations; make its weights plain with "
-            "torch.nn.utils.parametrize.remove_parametrizations"
-        )
     elif "forward" in vars(module):
         reason = "has a forward of its own, other than its class's"
-    elif type(module).__call__ is not nn.Module.__call__:
+    elif type(module).__call__ is not nn.Module.__call__ and not isinstance(
+        module, _LISTS
+    ):
         reason = "has a __call__ of its own"
     elif has_global_forward_hooks():
         reason = "runs under global forward hooks, which may change what it gives"
     if reason:
         text = place(path, module)
         raise UnsupportedLayerError(f"{text[0].upper()}{text[1:]} {reason}.")
-
-
-def _copy_structure(module: nn.Module) -> nn.Module:
-    """Copy a module without its parameters, in evaluation mode.
-
-    Buffers, lists, dicts and sets, which its forward may write to, are copied too.
-    """
-    twin = object.__new__(type(module))
-    twin.__dict__.update(vars(module))
-    for name, value in vars(module).items():
-        if type(value) in _BUILTIN_CONTAINERS:
-            twin.__dict__[name] = value.copy()
-    buffers = {
-        name: None if buffer is None else buffer.clone()
-        for name, buffer in own_buffers(module).items()
-    }
-    set_own_buffers(twin, buffers)
-    twin.__dict__["training"] = False
-    return twin
