@@ -112,10 +112,12 @@ def add_op(rng: random.Random, description: dict, arrays: list) -> None:
     """Add an operation at the end; its arrays are made to fit later."""
     ops = description["ops"]
     n = len(ops)
-    kind = rng.choice(["linear", "affine", "layer_norm", "add", "concat", "softmax"])
+    kind = rng.choice(
+        ["linear", "affine", "layer_norm", "add", "multiply", "concat", "softmax"]
+    )
     op = {"kind": kind}
     width = rng.choice([0, 1, 2, 3, 4, 65536, 65537])
-    if kind in ("add", "concat"):
+    if kind in ("add", "multiply", "concat"):
         op["inputs"] = [rng.randrange(n + 1) for _ in range(2)]
         op["inputs"] *= rng.choice([1, 1, 1, 50]) if kind == "concat" else 1
     else:

@@ -10,7 +10,7 @@ from sklearn_sparse_nn.runtime.reference import activate
 
 __all__ = ["fold_constants", "shrink"]
 
-_TIED = ("affine", "activation", "layer_norm", "add", "softmax")
+_TIED = ("affine", "activation", "layer_norm", "add", "multiply", "softmax")
 _MIXING = ("layer_norm", "softmax")
 
 
@@ -30,19 +30,21 @@ def fold_constants(output: Step) -> None:
             _fold_into(step, known[step.inputs[0]])
         known[step] = _constants(step, [known[source] for source in step.inputs])
     for step in steps:
-        if step.kind == "add":
-            _add_constant(step, known)
+        if step.kind in ("add", "multiply"):
+            _use_constant(step, known)
     _cut_empty(steps, {step: np.ones(step.width, dtype=bool) for step in steps})
 
 
-def _add_constant(step: Step, known: dict[Step, Any]) -> None:
-    """Turn the addition of a constant into an affine step."""
+def _use_constant(step: Step, known: dict[Step, Any]) -> None:
+    """Turn a sum or a product with constants into an affine step."""
     constant, other = step.inputs
     if not np.isfinite(known[constant]).all():
         constant, other = other, constant
     if np.isfinite(known[constant]).all():
+        ones, zeros, values = np.ones(step.width), np.zeros(step.width), known[constant]
+        is_sum = step.kind == "add"
         step.kind, step.inputs = "affine", [other]
-        step.weight, step.bias = np.ones(step.width), known[constant]
+        step.weight, step.bias = (ones, values) if is_sum else (values, zeros)
 
 
 def _cut_empty(steps: list[Step], kept: dict[Step, Any]) -> bool:
@@ -90,6 +92,8 @@ def _constants(step: Step, known: list[Any]) -> Any:
         constant = np.where(fixed, values, np.nan)
     elif step.kind == "add":
         constant = known[0] + known[1]
+    elif step.kind == "multiply":
+        constant = known[0] * known[1]
     elif step.kind == "concat":
         constant = np.concatenate(known)
     elif step.kind == "layer_norm":

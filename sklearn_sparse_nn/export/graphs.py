@@ -24,13 +24,14 @@ from sklearn_sparse_nn.runtime.graph import (
     InputStage,
     LayerNorm,
     Linear,
+    Multiply,
     Op,
     Softmax,
 )
 
 __all__ = ["Rows", "emit"]
 
-_FUSING = ("linear", "affine", "layer_norm", "add")
+_FUSING = ("linear", "affine", "layer_norm", "add", "multiply")
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ def _op(step: Step, reads: list[int]) -> Op:
         return LayerNorm(reads[0], step.weight, step.bias, step.eps, step.activation)
     if step.kind == "add":
         return Add((reads[0], reads[1]), step.activation)
+    if step.kind == "multiply":
+        return Multiply((reads[0], reads[1]), step.activation)
     if step.kind == "concat":
         return Concat(tuple(reads))
     return Softmax(reads[0], step.log)

@@ -12,7 +12,15 @@ __all__ = ["PLAIN", "Kind", "Step", "consumers", "in_order", "replace"]
 
 PLAIN = Activation()
 Kind = Literal[
-    "input", "linear", "affine", "activation", "layer_norm", "add", "concat", "softmax"
+    "input",
+    "linear",
+    "affine",
+    "activation",
+    "layer_norm",
+    "add",
+    "multiply",
+    "concat",
+    "softmax",
 ]
 
 

@@ -5,6 +5,7 @@ skorch's lists of names have been there for years. A test keeps them out of all 
 files.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from skorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 __all__ = [
     "FIND_NONLINEARITY",
@@ -22,6 +25,7 @@ __all__ = [
     "AnyConvTranspose",
     "criteria",
     "drop_optimizers",
+    "drop_weight_norms",
     "forward_hooks",
     "has_forward_hooks",
     "has_global_forward_hooks",
@@ -107,6 +111,24 @@ def forward_hooks(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
     ((), ())
     """
     return tuple(module._forward_hooks), tuple(module._forward_pre_hooks)
+
+
+def drop_weight_norms(module: nn.Module) -> None:
+    """Compute the weights of a module that torch's older norms compute in hooks.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module, in evaluation. It is changed: its weights become plain tensors, and
+        the hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm`` go. A module
+        with other hooks stays as it is.
+    """
+    hooks = list(module._forward_pre_hooks.values())
+    if hooks and all(isinstance(hook, (WeightNorm, SpectralNorm)) for hook in hooks):
+        with torch.no_grad():
+            for hook in hooks:
+                hook(module, ())
+        vars(module)["_forward_pre_hooks"] = OrderedDict()
 
 
 def has_forward_hooks(module: nn.Module) -> bool:

@@ -19,10 +19,15 @@ __all__ = ["ACTIVATIONS", "CODES", "Code", "Definition"]
 
 #: The values, then the parameters; returns values of the same shape.
 Formula: TypeAlias = Callable[..., np.ndarray[Any, np.dtype[Any]]]
+Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _SELU_ALPHA = 1.6732632423543772  # Klambauer et al. 2017, equation 14
 _SELU_SCALE = 1.0507009873554805
 _enumeration: Any = IntEnum  # type checkers know no members that a table names
+
+
+def _threshold(x: Values, limit: float, value: float) -> Values:
+    return np.where(x <= limit, value, x)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ ACTIVATIONS: dict[str, Definition] = {
         {"beta": 1.0, "threshold": 20.0},
     ),
     "softsign": Definition(lambda x: x / (1 + abs(x)), "Softsign"),
+    # torch has no defaults for these two.
+    "threshold": Definition(_threshold, "Threshold", {"threshold": 0.0, "value": 0.0}),
 }
 
 #: The number of every activation in a program of the kernels.

@@ -25,6 +25,7 @@ __all__ = [
     "InputStage",
     "LayerNorm",
     "Linear",
+    "Multiply",
     "Op",
     "Sealed",
     "Softmax",
@@ -354,6 +355,23 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Multiply:
+    """``activation(a * b)`` of two values of the same width, number by number.
+
+    Parameters
+    ----------
+    inputs : (int, int)
+        The numbers of the values that it reads.
+    activation : Activation, default=identity
+        The activation of the product.
+    """
+
+    kind: ClassVar[str] = "multiply"
+    inputs: tuple[int, int]
+    activation: Activation = Activation()
+
+
+@dataclass(frozen=True)
 class Concat:
     """Values side by side.
 
@@ -384,13 +402,15 @@ class Softmax:
     log: bool = False
 
 
-Op: TypeAlias = Linear | Affine | LayerNorm | Add | Concat | Softmax
-Kind: TypeAlias = Literal["linear", "affine", "layer_norm", "add", "concat", "softmax"]
+Op: TypeAlias = Linear | Affine | LayerNorm | Add | Multiply | Concat | Softmax
+Kind: TypeAlias = Literal[
+    "linear", "affine", "layer_norm", "add", "multiply", "concat", "softmax"
+]
 
 
 def inputs_of(op: Op) -> tuple[int, ...]:
     """Return the numbers of the values that an operation reads."""
-    return op.inputs if isinstance(op, (Add, Concat)) else (op.input,)
+    return op.inputs if isinstance(op, (Add, Multiply, Concat)) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -474,8 +494,10 @@ def _width_after(i: int, op: Op, widths: list[int]) -> int:
         return total
     elif isinstance(op, (Affine, LayerNorm)):
         n_out = needed = len(op.scale if isinstance(op, Affine) else op.weight)
-    elif isinstance(op, Add) and len(widths) != 2:
-        raise ValueError(f"Operation {i} (add) reads {len(widths)} values, not 2.")
+    elif isinstance(op, (Add, Multiply)) and len(widths) != 2:
+        raise ValueError(
+            f"Operation {i} ({op.kind}) reads {len(widths)} values, not 2."
+        )
     else:
         n_out = needed = widths[0]
     if isinstance(op, (LayerNorm, Softmax)) and n_out == 0:

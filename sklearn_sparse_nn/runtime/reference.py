@@ -14,6 +14,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Graph,
     LayerNorm,
     Linear,
+    Multiply,
     Op,
     Softmax,
     inputs_of,
@@ -83,6 +84,8 @@ def apply(op: Op, values: list[Values]) -> Values:
         return np.asarray(softmax(x, axis=0))
     elif isinstance(op, Add):
         result = x + values[1]
+    elif isinstance(op, Multiply):
+        result = x * values[1]
     return activate(result, op.activation)
 
 

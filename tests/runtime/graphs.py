@@ -20,6 +20,7 @@ from sklearn_sparse_nn.runtime.graph import (
     InputStage,
     LayerNorm,
     Linear,
+    Multiply,
     Softmax,
     inputs_of,
 )
@@ -189,7 +190,10 @@ def activation_bound(activation, x, error):
         beta, threshold = params
         near = abs(x * beta - threshold) <= error * abs(beta) + 4 * UNIT * abs(x * beta)
         grown = grown + near * abs(np.logaddexp(0, x * beta) / beta - x)
-    own = 0 if name in ("identity", "relu", "hardtanh") else 16
+    if name == "threshold":  # it may be on the other side
+        limit, value = params
+        grown = grown + (abs(x - limit) <= error) * abs(x - value)
+    own = 0 if name in ("identity", "relu", "hardtanh", "threshold") else 16
     if name in ("gelu", "gelu_tanh"):  # tails: an error of a power's argument
         own = own + 8 * np.minimum(x**2, 200)
     return exact, grown + UNIT * own * abs(exact) + TINY
@@ -219,6 +223,9 @@ def op_bound(op, values, errors):
         error = scaled * e + 2 * UNIT * (scaled * (abs(x) + e) + shift)
     elif isinstance(op, LayerNorm):
         error = norm_bound(op, x, e)
+    elif isinstance(op, Multiply):
+        error = abs(x) * errors[1] + abs(values[1]) * e + e * errors[1]
+        error = error + UNIT * (abs(exact) + error)
     else:
         error = e + errors[1] + UNIT * (abs(exact) + e + errors[1])
     return activation_bound(op.activation, exact, error + TINY)

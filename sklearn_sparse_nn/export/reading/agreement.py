@@ -36,8 +36,7 @@ _LAST_BITS = 2.0**-22
 _DRAWS = ((33, 1.0), (5, 0.05), (2, 8.0), (1, 1.0))
 _LIKELY_ROWS = 9  # around the shift that the net itself subtracts from its columns
 _GIVEN_ROWS = 16
-#: Activations that jump, so that rounding alone may change a value.
-_JUMPING = ("hardshrink", "threshold")
+_JUMPING = "threshold"  # the activation by which rounding alone may change a value
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -192,7 +191,7 @@ def _differing(
     rounding = np.abs(_evaluate(source, output, rows, np.float32) - exact)
     moved = _evaluate(source, output, rows, np.float64, moved=_LAST_BITS)
     rounding += np.abs(moved - exact)
-    start, jumps = 0, any(s.activation.name in _JUMPING for s in in_order(output))
+    start, jumps = 0, any(s.activation.name == _JUMPING for s in in_order(output))
     for batch in batches:
         part = slice(start, start + len(batch))
         start += len(batch)
@@ -271,6 +270,8 @@ def _value(step: Step, inputs: list[Any], dtype: Any) -> Any:
         return centred / scale * weight[:, None] + bias
     if step.kind == "add":
         return x + inputs[1]
+    if step.kind == "multiply":
+        return x * inputs[1]
     if step.kind == "concat":
         return np.concatenate(inputs)
     if step.kind == "softmax":

@@ -9,6 +9,7 @@ from torch import nn
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
 from sklearn_sparse_nn.nets.copies import copy_module
 from sklearn_sparse_nn.nets.host import (
+    drop_weight_norms,
     original,
     own_buffers,
     own_modules,
@@ -74,6 +75,8 @@ def in_evaluation(module: nn.Module) -> nn.Module:
     finally:
         for child, mode in modes.items():  # a bound method may lead back to it
             child.__dict__["training"] = mode
+    for child in copy.modules():
+        drop_weight_norms(child)
     return copy
 
 

@@ -1,25 +1,36 @@
-"""The known functions, as steps, with torch's own parameters.
-
-Each takes a step in place of torch's tensor, and constants as float64 arrays, tensors
-or numbers. A TypeError says which part of the call is not known.
-"""
+"""The table of known functions: torch's names, and what makes steps of them."""
 
 import operator
 from collections.abc import Callable
-from inspect import Parameter, Signature
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch.nn import functional as F
 
 from sklearn_sparse_nn.export.reading import shapes
+from sklearn_sparse_nn.export.reading.activations import (
+    COMPOSED,
+    activation,
+    clamp,
+    gelu,
+)
+from sklearn_sparse_nn.export.reading.arithmetic import (
+    add,
+    cat,
+    div,
+    linear,
+    matmul,
+    mul,
+    neg,
+    power,
+    rsub,
+    sub,
+)
 from sklearn_sparse_nn.export.reading.constants import array, vector
 from sklearn_sparse_nn.export.reading.shapes import refuse_flat
 from sklearn_sparse_nn.export.steps import Step
 from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
-from sklearn_sparse_nn.runtime.graph import Activation
 
 __all__ = [
     "BY_TARGET",
@@ -28,99 +39,6 @@ __all__ = [
     "layer_norm",
     "linear",
 ]
-
-
-def linear(x: Step, weight: Any, bias: Any = None) -> Step:
-    """Compute ``x @ weight.T + bias``."""
-    refuse_flat(x)
-    values = array(weight)
-    if values.ndim != 2:
-        raise TypeError(f"its weight has shape {values.shape}")
-    if values.shape[1] != x.width:
-        raise ValueError(
-            f"A linear map takes {values.shape[1]} columns and gets {x.width}"
-        )
-    n_out = values.shape[0]
-    shift = np.zeros(n_out) if bias is None else vector(bias, n_out)
-    return Step("linear", [x], n_out, sparse.csr_array(values), shift)
-
-
-def matmul(x: Any, other: Any) -> Step:
-    """Compute ``x @ other`` with a constant matrix."""
-    if not isinstance(x, Step) or isinstance(other, Step):
-        raise TypeError("only value @ constant matrix is known")
-    return linear(x, array(other).T)
-
-
-def affine(x: Step, scale: Any, shift: Any) -> Step:
-    """Compute ``x * scale + shift``."""
-    if not isinstance(x, Step):
-        raise TypeError(f"it is applied to a {type(x).__name__}")
-    if x.flat and max(np.size(array(scale)), np.size(array(shift))) > 1:
-        refuse_flat(x)
-    scale, shift = vector(scale, x.width), vector(shift, x.width)
-    return Step("affine", [x], x.width, scale, shift, flat=x.flat)
-
-
-def _both(a: Step, b: Step) -> Step:
-    refuse_flat(a, b)
-    if a.width != b.width:
-        if 1 in (a.width, b.width):
-            raise TypeError("it spreads one column over several")
-        raise ValueError(f"Values of {a.width} and {b.width} columns are added")
-    return Step("add", [a, b], a.width)
-
-
-def add(x: Any, other: Any, *, alpha: float = 1) -> Step:
-    """Compute ``x + alpha * other``."""
-    if isinstance(other, Step):
-        other = other if alpha == 1 else affine(other, alpha, 0)
-        return _both(x, other) if isinstance(x, Step) else affine(other, 1, x)
-    return affine(x, 1, array(other) * alpha)
-
-
-def sub(x: Any, other: Any, *, alpha: float = 1) -> Step:
-    """Compute ``x - alpha * other``."""
-    if isinstance(other, Step):
-        return add(x, affine(other, -alpha, 0))
-    return affine(x, 1, -array(other) * alpha)
-
-
-def rsub(x: Any, other: Any) -> Step:
-    """Compute ``other - x``."""
-    return sub(other, x)
-
-
-def mul(x: Any, other: Any) -> Step:
-    """Compute ``x * other``, one of them a constant."""
-    if isinstance(other, Step):
-        x, other = other, x
-    return affine(x, other, 0)
-
-
-def div(x: Any, other: Any) -> Step:
-    """Compute ``x / other`` with a constant."""
-    values = array(other)
-    if np.any(values == 0):
-        raise ValueError("The net divides by 0")
-    step = affine(x, 1 / values, 0)
-    if isinstance(x, Step) and not x.flat:
-        step.divide = (np.zeros(x.width), vector(values, x.width))
-    return step
-
-
-def neg(x: Any) -> Step:
-    """Compute ``-x``."""
-    return affine(x, -1, 0)
-
-
-def cat(tensors: Any, dim: int = 0) -> Step:
-    """Concatenate columns."""
-    tensors = list(tensors)
-    refuse_flat(*tensors)
-    if dim not in (1, -1):
-        raise TypeError(f"it joins along dimension {dim}, and 1 is known")
-    return Step("concat", tensors, sum(step.width for step in tensors))
 
 
 def batch_norm(
@@ -186,40 +104,8 @@ def _softmax(log: bool) -> Callable[..., Step]:
     return softmax
 
 
-def _activate(x: Any, name: str, *params: float) -> Step:
-    if not isinstance(x, Step):
-        raise TypeError(f"it is applied to a {type(x).__name__}")
-    activation = Activation(name, tuple(float(array(p)) for p in params))
-    return Step("activation", [x], x.width, activation=activation, flat=x.flat)
-
-
-def _activation(name: str) -> Callable[..., Step]:
-    """Build torch's function of an activation, with torch's names and defaults."""
-    places = [Parameter("x", Parameter.POSITIONAL_OR_KEYWORD)] + [
-        Parameter(key, Parameter.POSITIONAL_OR_KEYWORD, default=value)
-        for key, value in ACTIVATIONS[name].parameters.items()
-    ]
-    signature = Signature(places)
-
-    def function(*args: Any, **kwargs: Any) -> Step:
-        call = signature.bind(*args, **kwargs)
-        call.apply_defaults()
-        return _activate(call.arguments.pop("x"), name, *call.arguments.values())
-
-    return function
-
-
-def _gelu(x: Any, approximate: str = "none") -> Step:
-    return _activate(x, {"none": "gelu", "tanh": "gelu_tanh"}[approximate])
-
-
-def clamp(x: Any, min: Any = None, max: Any = None) -> Step:
-    """Clip values on both sides, or at 0 below."""
-    if max is None and isinstance(min, (int, float)) and min == 0:
-        return _activate(x, "relu")
-    if not isinstance(min, (int, float)) or not isinstance(max, (int, float)):
-        raise TypeError("it needs two numbers as limits, or min=0 alone")
-    return _activate(x, "hardtanh", min, max)
+def _softmin(x: Step, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Step:
+    return _softmax(False)(neg(x), dim, _stacklevel, dtype)
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Any:
@@ -252,12 +138,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
     "softmax": _softmax(False),
     "log_softmax": _softmax(True),
-    "relu6": lambda x: _activate(x, "hardtanh", 0, 6),
-    "gelu": _gelu,
-    **{name: _activation(name) for name, known in ACTIVATIONS.items() if known.module},
+    "softmin": _softmin,
+    "pow": power,
+    "square": lambda x: power(x, 2),
+    "gelu": gelu,
+    **COMPOSED,
+    **{name: activation(name) for name, known in ACTIVATIONS.items() if known.module},
     "clamp": clamp,
     "clip": clamp,
     "dropout": dropout,
+    "alpha_dropout": dropout,
+    "feature_alpha_dropout": dropout,
     "flatten": shapes.flatten,
     "squeeze": shapes.squeeze,
     "unsqueeze": shapes.unsqueeze,

@@ -158,7 +158,7 @@ def _step(x: Any) -> Step:
 
 #: Arguments of `to` that change no value.
 _KEEPING = ("non_blocking", "copy", "memory_format")
-_FLOAT32 = (torch.float32, torch.FloatTensor, "torch.FloatTensor")
+_FLOAT32 = (torch.float32, "torch.FloatTensor")
 _ATTRIBUTES: dict[str, Callable[[Any], Any]] = {
     "shape": size,
     "ndim": dim,

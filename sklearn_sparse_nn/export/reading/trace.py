@@ -222,6 +222,8 @@ class _Tracer(TracerBase):
         return proxy if isinstance(value, Step) else value
 
     def create_arg(self, a: Any) -> Any:
+        if isinstance(a, type):
+            return f"{a.__module__}.{a.__name__}"
         if isinstance(a, fx.Proxy) or not isinstance(a, Tensor):
             return super().create_arg(a)
         name = self._names.setdefault(id(a), f"constant_{len(self._names)}")

@@ -26,6 +26,7 @@ from sklearn_sparse_nn.runtime.graph import (
     InputStage,
     Ints,
     Linear,
+    Multiply,
     Op,
     Softmax,
     Vector,
@@ -287,6 +288,8 @@ def op_on(op: Op, device: torch.device) -> Callable[[list[Tensor]], Tensor]:
         return lambda values: function(values[0])
     if isinstance(op, Add):
         return lambda values: function(values[0] + values[1])
+    if isinstance(op, Multiply):
+        return lambda values: function(values[0] * values[1])
     if isinstance(op, Affine):
         scale, shift = _tensor(op.scale, device), _tensor(op.shift, device)
         return lambda values: function(values[0].float() * scale + shift)

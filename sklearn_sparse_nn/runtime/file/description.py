@@ -28,6 +28,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Ints,
     LayerNorm,
     Linear,
+    Multiply,
     Op,
     Softmax,
     check_csr,
@@ -120,7 +121,7 @@ def describe_op(op: Op) -> tuple[_Json, _Arrays]:
     """Describe an operation; return its arrays, too, by their short names."""
     found: _Json = {"kind": op.kind}
     arrays: _Arrays = {}
-    if isinstance(op, (Add, Concat)):
+    if isinstance(op, (Add, Multiply, Concat)):
         found["inputs"] = [int(v) for v in op.inputs]
     else:
         found["input"] = int(op.input)
@@ -250,9 +251,9 @@ def _assemble_op(op: _Json, take: _Take) -> Op:
         return Softmax(op["input"], op["log"])
     params = tuple(op["activation"]["params"])
     activation = Activation(op["activation"]["name"], params)
-    if kind == "add":
+    if kind in ("add", "multiply"):
         first, second = op["inputs"]
-        return Add((first, second), activation)
+        return (Add if kind == "add" else Multiply)((first, second), activation)
     if kind == "affine":
         return Affine(op["input"], take("scale"), take("shift"), activation)
     if kind == "layer_norm":

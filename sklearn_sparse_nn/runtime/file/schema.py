@@ -202,6 +202,7 @@ _OPS: dict[str, Rule] = {
             "width": _width,
         },
         "add": {"activation": _activation, "inputs": _list(_value, 2, 2)},
+        "multiply": {"activation": _activation, "inputs": _list(_value, 2, 2)},
         "concat": {"inputs": _list(_value, 1, MAX_TEXT)},
         "softmax": {"input": _value, "log": _bool},
     }.items()

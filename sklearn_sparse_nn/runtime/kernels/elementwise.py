@@ -277,5 +277,9 @@ def activate(code, p0, p1, values):  # type: ignore[no-untyped-def]
     elif code == Code.softsign:
         for i in range(n):
             values[i] = values[i] / (_ONE + abs(values[i]))
+    elif code == Code.threshold:
+        for i in range(n):
+            x = values[i]
+            values[i] = p1 if x <= p0 else x
     else:
         _activate_more(code, p0, p1, values)

@@ -4,7 +4,7 @@ Plain ints, as numba takes them for constants.
 """
 
 # Kinds of operations.
-LINEAR, AFFINE, LAYER_NORM, ADD, CONCAT, SOFTMAX, LOG_SOFTMAX = range(7)
+LINEAR, AFFINE, LAYER_NORM, ADD, CONCAT, SOFTMAX, LOG_SOFTMAX, MULTIPLY = range(8)
 
 # Fields of an operation's line.
 KIND, IN, IN2, OUT, N_IN, N_OUT = range(6)  # IN, IN2, OUT: rows of scratch

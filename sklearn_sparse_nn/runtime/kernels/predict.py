@@ -32,6 +32,7 @@ from sklearn_sparse_nn.runtime.kernels.layout import (
     LAYER_NORM,
     LINEAR,
     LOG_SOFTMAX,
+    MULTIPLY,
     N_IN,
     N_OUT,
     OUT,
@@ -222,6 +223,10 @@ def _other(op, lanes, floats, scratch):  # type: ignore[no-untyped-def]
         other = scratch[op[IN2] * lanes : op[IN2] * lanes + n]
         for k in range(n):
             out[k] = x[k] + other[k]
+    elif kind == MULTIPLY:
+        other = scratch[op[IN2] * lanes : op[IN2] * lanes + n]
+        for k in range(n):
+            out[k] = x[k] * other[k]
     elif kind == CONCAT:
         out[: x.shape[0]] = x
     else:

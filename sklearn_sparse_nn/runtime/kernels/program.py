@@ -15,6 +15,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Graph,
     LayerNorm,
     Linear,
+    Multiply,
     Op,
     Softmax,
     inputs_of,
@@ -210,7 +211,7 @@ class _Writer:
         match op:
             case Linear():
                 self.linear(line, op, next(self.choices))
-            case Add():
+            case Add() | Multiply():
                 line[at.IN2] = self.places[op.inputs[1]]
             case Affine():
                 line[at.A], line[at.B] = map(self.floats.add, (op.scale, op.shift))
@@ -272,6 +273,7 @@ _KINDS = {
     Affine: at.AFFINE,
     LayerNorm: at.LAYER_NORM,
     Add: at.ADD,
+    Multiply: at.MULTIPLY,
     Concat: at.CONCAT,
 }
 

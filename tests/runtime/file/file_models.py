@@ -18,6 +18,7 @@ from sklearn_sparse_nn.runtime.graph import (
     InputStage,
     LayerNorm,
     Linear,
+    Multiply,
     Softmax,
 )
 
@@ -162,7 +163,8 @@ def graphs(draw):
             op = LayerNorm(source, scale, shift, eps, draw(activations()))
         elif kind == 3:
             same = [v for v, n in enumerate(widths) if n == width]
-            op = Add((source, draw(st.sampled_from(same))), draw(activations()))
+            join = draw(st.sampled_from([Add, Multiply]))
+            op = join((source, draw(st.sampled_from(same))), draw(activations()))
         elif kind == 4:
             reads = draw(st.lists(st.integers(0, i), min_size=1, max_size=3))
             op = Concat(tuple(reads))

@@ -35,12 +35,14 @@ ULPS = {
     "gelu": 4,
     "gelu_tanh": 4,
     "softsign": 1.5,
+    "threshold": 0,
 }
 PARAMS = {
     "leaky_relu": [(0.125,), (-2.0,), (0.0,)],
     "hardtanh": [(-1.0, 1.0), (0.0, 6.0), (-0.5, -0.25)],
     "elu": [(1.0,), (0.125,), (-2.0,)],
     "softplus": [(1.0, 20.0), (4.0, 20.0), (0.25, 8.0)],
+    "threshold": [(0.0, 0.0), (0.5, -2.0), (-1.0, 20.0)],
 }
 CASES = [(name, p) for name in ACTIVATIONS for p in PARAMS.get(name, [()])]
 

@@ -16,6 +16,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Graph,
     InputStage,
     Linear,
+    Multiply,
 )
 from tests.runtime.graphs import (
     BATCHES,
@@ -174,6 +175,26 @@ def test_every_activation_in_every_tile(name):
         exact, bound = exact_and_bound(graph, X)
         for n in BATCHES:
             assert_within_bound(model.forward(X[:n]), exact[:n], bound[:n])
+
+
+def test_products_in_every_tile():
+    rng = np.random.default_rng(2)
+    ops = [
+        Linear(0, make_weight(rng, 37, 30, 0.3), rng.normal(size=37)),
+        Linear(
+            0, make_weight(rng, 37, 30, 0.3), rng.normal(size=37), Activation("sigmoid")
+        ),
+        Multiply((1, 2), Activation("leaky_relu", (0.5,))),
+        Multiply((3, 3)),
+    ]
+    graph = Graph(InputStage(30), tuple(ops))
+    model, X = SparseModel(graph), rows_for(graph, 130)
+    exact, bound = exact_and_bound(graph, X)
+    for n in BATCHES:
+        assert_within_bound(model.forward(X[:n]), exact[:n], bound[:n])
+    assert np.array_equal(model.forward(X)[7], model.forward(X[7:8])[0])
+    with pytest.raises(ValueError, match=r"\(multiply\) reads 1 values, not 2"):
+        Graph(InputStage(30), (Multiply((0,)),))
 
 
 @pytest.mark.parametrize("ends", ["regressor", "softmax", "sigmoid"])
