@@ -40,8 +40,9 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
     Parameters
     ----------
     pipe : sklearn.pipeline.Pipeline
-        A fitted pipeline. Its last step is a pruner or a TabularNet; the others are
-        StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler, SimpleImputer of
+        A fitted pipeline, or a fitted search such as GridSearchCV, of which the
+        ``best_estimator_`` is taken. Its last step is a pruner or a TabularNet; the
+        others are StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler, SimpleImputer of
         numbers, ``"passthrough"``, or pipelines of these. It is not changed.
 
     Returns
@@ -92,16 +93,31 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
 
 def _steps(pipe: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """List the steps that change values, also those of pipelines in pipelines."""
+    pipe = _chosen(pipe)
     if not isinstance(pipe, Pipeline):
         raise TypeError(
             f"export_pipeline takes a Pipeline; got a {type(pipe).__name__}. A pruner "
             "alone has a method export."
         )
-    for name, step in pipe.steps:
+    for name, given in pipe.steps:
+        step = _chosen(given)
         if isinstance(step, Pipeline):
             yield from _steps(step, f"{prefix}{name}__")
         elif step is not None and not isinstance(step, str):
             yield prefix + name, step
+
+
+def _chosen(estimator: Any) -> Any:
+    """Return the best estimator of a search, and anything else as it is."""
+    if isinstance(estimator, NET_ESTIMATORS) or not hasattr(estimator, "refit"):
+        return estimator
+    check_is_fitted(estimator)
+    if not hasattr(estimator, "best_estimator_"):
+        raise TypeError(
+            f"This {type(estimator).__name__} has no best_estimator_ to export: fit it "
+            f"with refit=True instead of refit={estimator.refit!r}."
+        )
+    return estimator.best_estimator_
 
 
 def _standard(scaler: StandardScaler) -> tuple[Any, Any]:

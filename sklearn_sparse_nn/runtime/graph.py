@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
+from sklearn_sparse_nn.runtime.limits import check_eps, check_parameters
 
 __all__ = [
     "Activation",
@@ -77,12 +78,7 @@ class Activation:
                 f"Activation {self.name!r} has {n_params} parameters; "
                 f"got {len(self.params)}."
             )
-        limit = float(np.finfo(np.float32).max)
-        if any(isinstance(p, bool) or not abs(p) <= limit for p in self.params):
-            raise ValueError(
-                f"Parameters of activation {self.name!r} must be finite numbers in "
-                f"float32; got {self.params!r}."
-            )
+        check_parameters(self.name, self.params)
         object.__setattr__(self, "params", tuple(float(p) for p in self.params))
 
 
@@ -317,7 +313,7 @@ class LayerNorm(Sealed):
     weight, bias : array of shape (n,)
         The factors and the summands after normalisation, float32.
     eps : float, default=1e-5
-        The number that is added to the variance; at least 0.
+        The number that is added to the variance; at least 0, and finite in float32.
     activation : Activation, default=identity
         The activation of the outputs.
     """
@@ -333,8 +329,7 @@ class LayerNorm(Sealed):
         n = np.size(self.weight)
         object.__setattr__(self, "weight", _vector(self.weight, n, "A norm's weight"))
         object.__setattr__(self, "bias", _vector(self.bias, n, "A norm's bias"))
-        if not 0 <= self.eps < np.inf:
-            raise ValueError(f"A norm's eps must be at least 0; got {self.eps}.")
+        check_eps(self.eps)
 
 
 @dataclass(frozen=True)

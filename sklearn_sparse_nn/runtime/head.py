@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from sklearn_sparse_nn.runtime.graph import Floats, Sealed
+from sklearn_sparse_nn.runtime.limits import check_targets, check_unique
 
 __all__ = ["NUMPY", "OUTPUTS", "Functions", "Head", "Labels", "shares"]
 
@@ -65,8 +66,8 @@ class Head(Sealed):
     Raises
     ------
     ValueError
-        An unknown output, targets that are not finite, or classes that do not fit the
-        outputs.
+        An unknown output, targets that are not finite or a scale of 0, classes that do
+        not fit the outputs, or a class twice.
 
     Examples
     --------
@@ -85,12 +86,7 @@ class Head(Sealed):
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
             raise ValueError(f"output must be one of {OUTPUTS}; got {self.output!r}.")
-        targets = (self.target_mean, self.target_scale)
-        if not np.isfinite(targets).all():
-            raise ValueError(
-                "target_mean and target_scale must be finite numbers; got "
-                f"{targets[0]!r} and {targets[1]!r}."
-            )
+        check_targets(self.target_mean, self.target_scale)
         object.__setattr__(self, "target_mean", float(self.target_mean))
         object.__setattr__(self, "target_scale", float(self.target_scale))
         if self.classes is not None:
@@ -107,6 +103,7 @@ class Head(Sealed):
                 f"There are classes of shape {classes.shape} for {self.n_outputs} "
                 f"outputs with output={self.output!r}."
             )
+        check_unique(classes.tolist(), "class")
         classes.setflags(write=False)
         return classes
 

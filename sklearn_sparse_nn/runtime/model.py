@@ -15,7 +15,8 @@ from sklearn_sparse_nn.runtime.engine import (
     KernelEngine,
     make_engine,
 )
-from sklearn_sparse_nn.runtime.file.format import Path, read_model, write_model
+from sklearn_sparse_nn.runtime.file.format import read_model, write_model
+from sklearn_sparse_nn.runtime.file.streams import Source, Target
 from sklearn_sparse_nn.runtime.graph import Csr, Floats, Graph, Linear
 from sklearn_sparse_nn.runtime.head import Head, Labels
 from sklearn_sparse_nn.runtime.inputs import (
@@ -26,6 +27,7 @@ from sklearn_sparse_nn.runtime.inputs import (
     chunks,
     is_wide,
 )
+from sklearn_sparse_nn.runtime.limits import check_unique, thread_count
 from sklearn_sparse_nn.runtime.tuning import tuned
 
 if TYPE_CHECKING:
@@ -134,17 +136,23 @@ class SparseModel:
         fields: dict[str, Any] = {
             "graph": graph,
             "head": head,
-            "n_threads": _thread_count(n_threads),
+            "n_threads": thread_count(n_threads),
             "n_features_in_": graph.stage.n_features,
             "_engine": make_engine(graph),
         }
         if feature_names is not None:
+            if isinstance(feature_names, str):
+                raise ValueError(
+                    "feature_names must be a sequence of names; got one string, "
+                    f"{feature_names!r:.60}."
+                )
             names = np.asarray(list(feature_names), dtype=object)
             if names.shape != (graph.stage.n_features,):
                 raise ValueError(
                     f"There are {len(names)} feature names for "
                     f"{graph.stage.n_features} features."
                 )
+            check_unique(names.tolist(), "feature name")
             names.setflags(write=False)
             fields["feature_names_in_"] = names
         self.__dict__.update(fields)
@@ -195,8 +203,8 @@ class SparseModel:
         Parameters
         ----------
         n_threads : int
-            At least 1. Not more are used than ``NUMBA_NUM_THREADS`` says, where
-            that is set, as joblib does in its workers.
+            1 to 1024. Not more are used than ``NUMBA_NUM_THREADS`` says, where that
+            is set, as joblib does in its workers.
 
         Returns
         -------
@@ -204,7 +212,7 @@ class SparseModel:
             A model that shares all arrays with this one.
         """
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, n_threads=_thread_count(n_threads))
+        other.__dict__.update(self.__dict__, n_threads=thread_count(n_threads))
         return other
 
     def to(
@@ -264,7 +272,7 @@ class SparseModel:
     def _repr_html_(self) -> str:
         return as_html(self.graph, self.head)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Target) -> None:
         """Write the model to one file, which `load` reads.
 
         The file is complete or not there: if anything fails, an older file stays as
@@ -272,8 +280,9 @@ class SparseModel:
 
         Parameters
         ----------
-        path : str or path-like
-            The name of the file; docs/format.md describes its content.
+        path : str, bytes, path-like or file object
+            The name of the file, or an object with ``write`` that takes bytes, which
+            gets the whole content and stays open; docs/format.md describes it.
 
         Raises
         ------
@@ -281,11 +290,13 @@ class SparseModel:
             The model has a part that a file cannot hold, such as classes of dates.
         OSError
             The file cannot be written.
+        TypeError
+            `path` is something else, or a file that is open for text.
         """
         write_model(path, self.graph, self.head, self._names())
 
     @classmethod
-    def load(cls, path: Path, n_threads: int = 1) -> "SparseModel":
+    def load(cls, path: Source, n_threads: int = 1) -> "SparseModel":
         """Read a model that `save` wrote.
 
         Nothing from the file is executed, and everything in it is checked first;
@@ -293,8 +304,9 @@ class SparseModel:
 
         Parameters
         ----------
-        path : str or path-like
-            The name of the file.
+        path : str, path-like, bytes-like or file object
+            The name of the file, its content, or an object with ``read`` that gives
+            bytes. Bytes are always content, never a name.
         n_threads : int, default=1
             The number of the model's own threads.
 
@@ -308,8 +320,10 @@ class SparseModel:
             The file is damaged, needs a newer version, or is no model file.
         OSError
             It cannot be opened; ``FileNotFoundError`` if there is none.
+        TypeError
+            `path` is something else, or a file that is open for text.
         """
-        make = partial(cls._with_head, n_threads=_thread_count(n_threads))
+        make = partial(cls._with_head, n_threads=thread_count(n_threads))
         return read_model(path, make)
 
     @property
@@ -467,13 +481,6 @@ class SparseModel:
 
     def _names(self) -> Names | None:
         return self.__dict__.get("feature_names_in_")
-
-
-def _thread_count(n_threads: int) -> int:
-    is_int = isinstance(n_threads, (int, np.integer))
-    if isinstance(n_threads, bool) or not is_int or n_threads < 1:
-        raise ValueError(f"n_threads must be an int of at least 1; got {n_threads!r}.")
-    return int(n_threads)
 
 
 def _check_out(out: Floats, shape: tuple[int, int]) -> None:

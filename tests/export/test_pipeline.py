@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
@@ -201,3 +202,23 @@ def test_other_estimators_and_unfitted_pipelines(classes):
         export_pipeline(make_pipeline(LogisticRegression()))
     with pytest.raises(NotFittedError):
         export_pipeline(make_pipeline(StandardScaler(), pruned()))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_of_a_search_the_best_pipeline_is_taken(classes, inside):
+    X, y = classes
+    grid = {"sparsity": [0.5]} if inside else {"prunedclassifier__sparsity": [0.5]}
+    net = GridSearchCV(pruned(), grid, cv=2) if inside else pruned()
+    pipe = make_pipeline(StandardScaler(), net)
+    search = pipe if inside else RandomizedSearchCV(pipe, grid, n_iter=1, cv=2)
+    with pytest.raises(NotFittedError):
+        export_pipeline(search)
+    assert_same(export_pipeline(search.fit(X, y)), search, X)
+
+
+def test_a_search_that_keeps_no_estimator_is_refused(classes):
+    pipe = make_pipeline(StandardScaler(), TabularNetClassifier((4,), max_epochs=1))
+    grid = {"tabularnetclassifier__lr": [0.01]}
+    search = GridSearchCV(pipe, grid, cv=2, refit=False).fit(*classes)
+    with pytest.raises(TypeError, match=r"no best_estimator_ to export: .* refit=True"):
+        export_pipeline(search)

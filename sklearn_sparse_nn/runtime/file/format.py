@@ -7,12 +7,14 @@ three times in memory, and accepts what this format does not.
 
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar
+from itertools import chain
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,14 +28,20 @@ from sklearn_sparse_nn.runtime.file.schema import (
     dump,
     parse,
 )
+from sklearn_sparse_nn.runtime.file.streams import (
+    Source,
+    Stream,
+    Target,
+    write_all,
+)
 from sklearn_sparse_nn.runtime.graph import Graph
 from sklearn_sparse_nn.runtime.head import Head
 
-__all__ = ["Path", "read_model", "write_model"]
+__all__ = ["read_model", "write_model"]
 
 Model = TypeVar("Model")
-#: The name of a file.
-Path: TypeAlias = str | bytes | os.PathLike[Any]
+#: A file on the disk, a file in memory, or a file object of the caller.
+_Open: TypeAlias = io.BufferedReader | io.BytesIO | Stream
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -51,13 +59,13 @@ _MAX_HEADER = 12 * 2**20
 _PIECE = 2**22
 
 
-def read_model(path: Path, make: Callable[..., Model]) -> Model:
+def read_model(source: Source, make: Callable[..., Model]) -> Model:
     """Read a model file.
 
     Parameters
     ----------
-    path : str or path-like
-        The name of the file.
+    source : str, path-like, bytes-like or file object
+        The name of the file, its content, or an object with ``read``.
     make : callable
         The maker of the model: it takes a graph, ``head`` and ``feature_names``.
 
@@ -72,14 +80,42 @@ def read_model(path: Path, make: Callable[..., Model]) -> Model:
         The file is damaged, of another format, or no model file.
     OSError
         The file cannot be opened or read.
+    TypeError
+        `source` is something else, or a file object for text.
     """
-    with open(path, "rb", opener=_open_unblocked) as file:
-        try:
-            graph, head, names = _read(file)
-            return make(graph, head=head, feature_names=names)
-        except (ValueError, OverflowError) as error:
-            name = os.fsdecode(path)
-            raise ModelFormatError(f"{name!r} is no usable model: {error}") from error
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        name = f"A {type(source).__name__} (content, never a name: see os.fsdecode)"
+        return _made(io.BytesIO(content), len(content), name, make)
+    if isinstance(source, str | os.PathLike):
+        with open(source, "rb", opener=_open_unblocked) as file:
+            return _made(file, None, repr(os.fsdecode(source)), make)
+    if not hasattr(source, "read"):
+        raise TypeError(
+            "A model is loaded from a name (str or path-like), from the content of a "
+            f"file (bytes) or from an object with read; got a {type(source).__name__}."
+        )
+    return _made(Stream(source), None, _name_of(source), make)
+
+
+def _name_of(file: object) -> str:
+    """Return a file object's own name, or its kind."""
+    name = getattr(file, "name", None)
+    named = isinstance(name, str) and name
+    return repr(name) if named else f"A {type(file).__name__}"
+
+
+def _made(
+    file: _Open, size: int | None, name: str, make: Callable[..., Model]
+) -> Model:
+    """Read a model from an open file, and say whose fault it is if that fails."""
+    try:
+        graph, head, names = _read(file, size)
+        return make(graph, head=head, feature_names=names)
+    except (ValueError, OverflowError) as error:
+        if isinstance(error, OSError):  # a file object that cannot be read is both
+            raise
+        raise ModelFormatError(f"{name} is no usable model: {error}") from error
 
 
 def _open_unblocked(path: str, flags: int) -> int:
@@ -87,11 +123,14 @@ def _open_unblocked(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _read(file: BinaryIO) -> tuple[Graph, Head, list[str] | None]:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("It is not a regular file.")
-    header = _read_header(file, status.st_size)
+def _read(file: _Open, size: int | None) -> tuple[Graph, Head, list[str] | None]:
+    """Read a file of a known size, a file on the disk, or a stream."""
+    if isinstance(file, io.BufferedReader):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("It is not a regular file.")
+        size = status.st_size
+    header = _read_header(file, size)
     try:
         text, _ = json.JSONDecoder().raw_decode(header, len(_OPENING))
     except ValueError:
@@ -100,10 +139,13 @@ def _read(file: BinaryIO) -> tuple[Graph, Head, list[str] | None]:
     if header != _header(text, layout):
         raise ValueError("Its table of arrays does not fit its description.")
     expected = 8 + len(header) + sum(array_bytes(layout).values())
-    if status.st_size != expected:
+    if isinstance(file, Stream):  # as much as there is, and no more than there may be
+        rest = file.read(expected - 8 - len(header) + 1)
+        size, file = 8 + len(header) + len(rest), io.BytesIO(rest)
+    if size != expected:
+        more = "or more " if size == expected + 1 else ""
         raise ValueError(
-            f"It has {status.st_size} bytes instead of {expected}: it is cut or "
-            "damaged."
+            f"It has {size} {more}bytes instead of {expected}: it is cut or damaged."
         )
     at = len(_PREFIX)
     digest = hashlib.sha256(_start(header[:at] + NO_CHECKSUM + header[at + 64 :]))
@@ -114,25 +156,34 @@ def _read(file: BinaryIO) -> tuple[Graph, Head, list[str] | None]:
     return assemble(description, arrays)
 
 
-def _read_header(file: BinaryIO, size: int) -> str:
-    length = int.from_bytes(file.read(8), "little")
-    if not len(_PREFIX) <= length <= min(size - 8, _MAX_HEADER):
+def _read_header(file: _Open, size: int | None) -> str:
+    start = file.read(8)
+    if not start:
+        end = " from where it stands: seek(0) goes back" if size is None else ""
+        raise ValueError(f"It is empty{end}.")
+    length = int.from_bytes(start, "little")
+    most = _MAX_HEADER if size is None else min(size - 8, _MAX_HEADER)
+    if not len(_PREFIX) <= length <= most:
         raise ValueError(
             "It does not begin as a model file of this package does, or is cut."
         )
     header = file.read(length)
+    if len(header) < length:
+        raise ValueError("It is cut within its header.")
     if not header.startswith(_PREFIX.encode()) or not header.isascii():
         raise ValueError("It is not a model file of this package, or is damaged.")
     return header.decode("ascii")
 
 
-def _read_arrays(file: BinaryIO, layout: Layout, digest: _Hash) -> dict[str, Array]:
+def _read_arrays(
+    file: io.BufferedReader | io.BytesIO, layout: Layout, digest: _Hash
+) -> dict[str, Array]:
     """Read all arrays, each straight into its own memory, and hash them."""
     arrays = {}
     for name, (code, shape) in layout.items():
         array = np.empty(shape, dtype=TYPES[code])
         for piece in _pieces(array):
-            if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+            if file.readinto(piece) != len(piece):
                 raise ValueError("It was cut while it was read.")
             digest.update(piece)
         array.setflags(write=False)
@@ -169,14 +220,15 @@ def _start(header: str) -> bytes:
 
 
 def write_model(
-    path: Path, graph: Graph, head: Head, feature_names: Iterable[str] | None
+    target: Target, graph: Graph, head: Head, feature_names: Iterable[str] | None
 ) -> None:
     """Write a model file: all of it, or nothing.
 
     Parameters
     ----------
-    path : str, bytes or path-like
-        The name of the file. An older file stays until the new one is complete.
+    target : str, bytes, path-like or file object
+        The name of the file, or an object with ``write``. An older file stays until
+        the new one is complete; a file object gets all bytes and stays open.
     graph : Graph
         The operations of the model.
     head : Head
@@ -190,7 +242,15 @@ def write_model(
         The model has a part that a file cannot hold.
     OSError
         The file cannot be written, or is no ordinary file; an older file stays.
+    TypeError
+        `target` is something else, or a file object for text.
     """
+    named = isinstance(target, str | bytes | os.PathLike)
+    if not named and not hasattr(target, "write"):
+        raise TypeError(
+            "A model is saved to a name (str, bytes or path-like) or to an object with "
+            f"write; got a {type(target).__name__}."
+        )
     description, layout, arrays = describe(graph, head, feature_names)
     blank = _start(_header(dump(description), layout))
     digest = hashlib.sha256(blank)
@@ -199,25 +259,35 @@ def write_model(
             digest.update(piece)
     description["checksum"] = digest.hexdigest()
     start = _start(_header(dump(description), layout))
-    target = _target(path)
+    ordered = [arrays[name] for name in layout]
+    if isinstance(target, str | bytes | os.PathLike):
+        _replace(os.fsdecode(target), start, ordered)
+    else:
+        write_all(target, chain([start], *map(_pieces, ordered)))
+
+
+def _replace(name: str, start: bytes, arrays: list[Array]) -> None:
+    """Put a new file in the place of an older one, in one step."""
+    target = _target(name)
     folder = os.path.dirname(target)
     # Its name does not contain the file's: that may be as long as names may be.
     temporary = os.path.join(folder, f".{os.urandom(8).hex()}.tmp")
-    ordered = [arrays[name] for name in layout]
     try:
-        _write(temporary, start, ordered)
-        _compare(temporary, start, ordered)
+        _write(temporary, start, arrays)
+        _compare(temporary, start, arrays)
         os.replace(temporary, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
+        _sync_folder(folder)
+    except BaseException as error:
+        with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):  # the caller knows the one name only
+            error.filename = name
+            del error.filename2
         raise
-    _sync_folder(folder)
 
 
-def _target(path: Path) -> str:
-    """Find the file that a path means: of a link, the file that it points to."""
-    name = os.fsdecode(path)
+def _target(name: str) -> str:
+    """Find the file that a name means: of a link, the file that it points to."""
     target = os.path.realpath(name)
     if not os.path.basename(name) or os.path.isdir(target):
         raise IsADirectoryError(errno.EISDIR, "A model is saved in a file", name)

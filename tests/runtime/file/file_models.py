@@ -188,7 +188,9 @@ def labels(draw, n):
         return np.array([False, True][:n])
     if kind in ("U", "U9", "object"):
         texts = st.text(st.characters(exclude_characters="\0"), max_size=9)
-        return np.array(draw(st.lists(texts, min_size=n, max_size=n)), dtype=kind)
+        return np.array(
+            draw(st.lists(texts, min_size=n, max_size=n, unique=True)), dtype=kind
+        )
     return np.arange(n).astype(kind)
 
 
@@ -207,12 +209,13 @@ def models(draw):
         st.text(max_size=5),
         min_size=graph.stage.n_features,
         max_size=graph.stage.n_features,
+        unique=True,
     )
     return SparseModel(
         graph,
         output=output,
         classes=classes,
         target_mean=draw(_FLOATS),
-        target_scale=draw(_FLOATS),
+        target_scale=draw(_FLOATS.filter(bool)),
         feature_names=draw(st.none() | names),
     )

@@ -43,6 +43,7 @@ def changed(where, value):
 
 
 REMOVED = object()
+SOFTPLUS = {"name": "softplus"}
 
 
 def test_putting_together_what_was_taken_apart_changes_nothing():
@@ -67,7 +68,11 @@ def test_putting_together_what_was_taken_apart_changes_nothing():
         (["target_mean"], 1, "target_mean must be a float"),
         (["target_mean"], float("nan"), "not JSON compliant"),
         (["target_scale"], float("inf"), "not JSON compliant"),
+        (["target_scale"], 0.0, "target_scale must not be 0"),
+        (["target_scale"], -0.0, "target_scale must not be 0"),
+        (["target_scale"], 1e308, "finite in float64"),
         (["classes", "labels"], ["a"] * 3, "classes of shape"),
+        (["classes", "labels"], ["a", "a"], "'a' is there more than once"),
         (["classes", "labels"], [], "list of 1 to"),
         (["classes", "labels"], ["a", 1], "must be a string"),
         (["classes", "labels"], ["a", "yess"], "not of type U3"),
@@ -83,6 +88,7 @@ def test_putting_together_what_was_taken_apart_changes_nothing():
         (["classes"], 3, "object with the keys"),
         (["feature_names"], ["a"], "1 feature names for 4 features"),
         (["feature_names"], "abcd", "must be a list"),
+        (["feature_names"], [*"abca"], "'a' is there more than once"),
         (["stage", "n_features"], 2**24 + 1, "n_features must be an integer"),
         (["stage", "n_features"], -1, "n_features must be an integer"),
         (["stage", "n_features"], 0, "1 to 16777216 features"),
@@ -119,6 +125,11 @@ def test_putting_together_what_was_taken_apart_changes_nothing():
         (["ops", 0, "activation", "params"], [1e39], "finite numbers in float32"),
         (["ops", 0, "activation", "params"], [float("inf")], "not JSON compliant"),
         (["ops", 1, "eps"], -1.0, "eps must be at least 0"),
+        (["ops", 1, "eps"], 1e39, "eps must be at least 0, and finite in float32"),
+        (["ops", 1, "eps"], 1e300, "eps must be at least 0, and finite in float32"),
+        (["ops", 0, "activation"], SOFTPLUS | {"params": [0.0, 1.0]}, "must not be 0"),
+        (["ops", 0, "activation"], SOFTPLUS | {"params": [1e-45, 1.0]}, "inverse inf"),
+        (["ops", 0, "activation"], SOFTPLUS | {"params": [1.0, 1e39]}, "in float32"),
         (["ops", 1, "width"], 3, "table of arrays"),
         (["ops", 1, "input"], 0, "needs 4 columns"),
         (["ops", 2, "inputs"], [1], "list of 2 to 2"),

@@ -102,7 +102,7 @@ def test_the_same_model_gives_the_same_bytes_in_another_process(tmp_path):
 def test_strings_and_paths_are_taken(tmp_path):
     golden_model().save(str(tmp_path / "m"))
     SparseModel.load(str(tmp_path / "m"))
-    SparseModel.load(os.fsencode(tmp_path / "m"))
+    SparseModel.load(os.fsdecode(os.fsencode(tmp_path / "m")))
 
 
 def test_no_file_and_a_folder_are_the_systems_own_errors(tmp_path):
