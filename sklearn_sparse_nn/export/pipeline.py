@@ -42,8 +42,9 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
     pipe : sklearn.pipeline.Pipeline
         A fitted pipeline, or a fitted search such as GridSearchCV, of which the
         ``best_estimator_`` is taken. Its last step is a pruner or a TabularNet; the
-        others are StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler, SimpleImputer of
-        numbers, ``"passthrough"``, or pipelines of these. It is not changed.
+        others are StandardScaler, MinMaxScaler, RobustScaler, MaxAbsScaler,
+        SimpleImputer of numbers, ``"passthrough"``, or pipelines of these. It is not
+        changed.
 
     Returns
     -------
