@@ -99,7 +99,7 @@ def _batches(source: Step, output: Step, rows: np.ndarray | None) -> list[np.nda
             shift, scale = _centre(step)
             batches.append(shift + scale * rng.normal(size=(_LIKELY_ROWS, width)))
             break
-    if rows is not None and len(rows):
+    if rows is not None and rows.shape[0]:
         first: Any = rows[:_GIVEN_ROWS]
         first = first.toarray() if sparse.issparse(first) else first
         batches += [first, first[:1]]
