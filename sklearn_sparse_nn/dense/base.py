@@ -10,9 +10,10 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 
 from sklearn_sparse_nn.nets.targets import Labels, Values
-from sklearn_sparse_nn.runtime.head import shares
+from sklearn_sparse_nn.runtime.head import refuse_other_than_probabilities, shares
 
 __all__ = [
     "FLOAT_ROWS",
@@ -35,6 +36,12 @@ MatrixLike: TypeAlias = ArrayLike | sparse.sparray | sparse.spmatrix
 #: Rows as a net takes them.
 NetRows: TypeAlias = np.ndarray | sparse.csr_matrix
 
+#: skorch's own ways to probabilities; a net with another says itself what it gives.
+_SKORCH_PROBA = (
+    NeuralNet.predict_proba,
+    NeuralNetClassifier.predict_proba,
+    NeuralNetBinaryClassifier.predict_proba,
+)
 #: What X may be, and what it is converted to, for a net that takes floats.
 FLOAT_ROWS: Mapping[str, Any] = {"accept_sparse": ["csr"], "dtype": np.float32}
 _INTEGERS = (np.int64, np.int32, np.int16, np.int8, np.uint32, np.uint16, np.uint8)
@@ -263,11 +270,21 @@ class NetClassifierMixin(ClassifierMixin):
         -------
         proba : ndarray of shape (n_samples, n_classes), float32
             The probabilities; columns in the order of ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            The net has a loss of which skorch knows no function that makes
+            probabilities, and its outputs are none.
         """
         proba = self._outputs("predict_proba", self._rows(X))
         n_classes = self.targets_.n_outputs
         if proba.shape[1] > n_classes:  # outputs for classes that y did not have
             proba = shares(proba[:, :n_classes])
+        net = self.net_
+        plain = type(net).predict_proba in _SKORCH_PROBA
+        if plain and net.predict_nonlinearity in ("auto", None):
+            refuse_other_than_probabilities(proba)
         return proba
 
     def predict_log_proba(self, X: MatrixLike) -> np.ndarray:
@@ -303,7 +320,8 @@ class NetClassifierMixin(ClassifierMixin):
         numbers = self._outputs("predict", self._rows(X))
         if numbers.ndim > 1 or numbers.max(initial=0) >= self.targets_.n_outputs:
             # A plain skorch net gives scores; one with spare outputs may choose them.
-            numbers = self.predict_proba(X).argmax(axis=1)
+            scores = self._outputs("predict_proba", self._rows(X))
+            numbers = scores[:, : self.targets_.n_outputs].argmax(axis=1)
         return self.targets_.decode(numbers)
 
 

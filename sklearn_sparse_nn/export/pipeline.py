@@ -81,10 +81,12 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
             f"{type(net).__name__}."
         )
     first = steps[0][1] if steps else net
+    for name, step in steps:  # first of all: the others may have no columns
+        _refuse_unknown(name, step)
+        check_is_fitted(step)
     check_is_fitted(first)
     before = _Before(first.n_features_in_)
     for name, step in steps:
-        check_is_fitted(step)
         before.add(name, step)
     output = as_steps(net)
     graph = emit(before.put_in_front(output), before.rows())
@@ -150,6 +152,39 @@ _SCALERS: dict[type, Callable[[Any], tuple[Any, Any]]] = {
 }
 
 
+#: The parameters of the scalers; what another one does is not known.
+_PARAMETERS = frozenset(
+    (
+        *("clip", "copy", "feature_range", "quantile_range", "unit_variance"),
+        *("with_centering", "with_mean", "with_scaling", "with_std"),
+    )
+)
+#: The scalers that clip, and the limits.
+_CLIPPING: dict[type, Callable[[Any], tuple[float, float]]] = {
+    MinMaxScaler: lambda scaler: scaler.feature_range,
+    MaxAbsScaler: lambda scaler: (-1.0, 1.0),
+}
+
+
+def _refuse_unknown(name: str, step: Any) -> None:
+    """Raise an error for a step that is not known, or has an option that is not."""
+    if type(step) not in (*_SCALERS, SimpleImputer):
+        raise UnsupportedLayerError(
+            f"Step {name!r} of the pipeline is a {type(step).__name__}. {_ALLOWED}"
+        )
+    if type(step) is SimpleImputer:
+        return
+    given = step.get_params(deep=False)
+    defaults = type(step)().get_params(deep=False)
+    clips = bool(given.get("clip")) and type(step) not in _CLIPPING
+    odd = [k for k, v in given.items() if k not in _PARAMETERS and v != defaults[k]]
+    for option in [*odd, *(["clip"] if clips else [])]:
+        raise UnsupportedLayerError(
+            f"Step {name!r} of the pipeline is a {type(step).__name__} with "
+            f"{option}={given[option]!r}, which is not known here."
+        )
+
+
 class _Before:
     """The transformers before the net, composed."""
 
@@ -169,18 +204,14 @@ class _Before:
             scale = np.ones(width) if scale is None else scale
             self.scalings.append((shift.astype(np.float64), scale.astype(np.float64)))
             if getattr(step, "clip", False):
-                low, high = step.feature_range
+                low, high = _CLIPPING[type(step)](step)
                 self.clips[len(self.scalings) - 1] = float(low), float(high)
-        elif type(step) is SimpleImputer:
-            self._impute(name, step)
         else:
-            raise UnsupportedLayerError(
-                f"Step {name!r} of the pipeline is a {type(step).__name__}. {_ALLOWED}"
-            )
+            self._impute(name, step)
 
     def _impute(self, name: str, step: SimpleImputer) -> None:
         missing = step.missing_values
-        is_nan = isinstance(missing, float) and np.isnan(missing)
+        is_nan = isinstance(missing, (float, np.floating)) and np.isnan(missing)
         statistics = _as_numbers(step.statistics_)
         if step.add_indicator or not is_nan or statistics is None:
             raise UnsupportedLayerError(
@@ -191,6 +222,14 @@ class _Before:
         if len(step.get_feature_names_out()) < len(statistics):
             self._keep(~np.isnan(statistics))  # columns without any value are dropped
             statistics = statistics[~np.isnan(statistics)]
+        for shift, scale in self.scalings:
+            lost = ~np.isfinite(shift) | ~np.isfinite(scale)
+            if lost.any():
+                raise UnsupportedLayerError(
+                    f"Step {name!r} of the pipeline fills column "
+                    f"{self.columns[lost][0]}, of which a scaler before it saw no "
+                    "value; put the imputer first, or leave the column out."
+                )
         raw = self._as_it_was(name, statistics)
         self.fill = np.where(np.isnan(self.fill), raw, self.fill)
 

@@ -199,7 +199,10 @@ class PrunedNet(
             return getattr(self.net_, method)(net_rows(X, self._own_dtype))
         if not is_classifier(self):
             return model.forward(X)
-        proba = model.predict_proba(X)
+        if model.output == "identity":
+            proba = model.forward(X)
+        else:
+            proba = model.predict_proba(X)
         return proba if method == "predict_proba" else proba.argmax(axis=1)
 
     def __sklearn_tags__(self) -> Any:

@@ -11,12 +11,21 @@ from scipy import special
 from sklearn_sparse_nn.runtime.graph import Floats, Sealed
 from sklearn_sparse_nn.runtime.limits import check_targets, check_unique
 
-__all__ = ["NUMPY", "OUTPUTS", "Functions", "Head", "Labels", "shares"]
+__all__ = [
+    "NUMPY",
+    "OUTPUTS",
+    "Functions",
+    "Head",
+    "Labels",
+    "refuse_other_than_probabilities",
+    "shares",
+]
 
 Array = TypeVar("Array")
 #: Labels of any type, and the values that a regressor predicts.
 Labels: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+_SLACK = 1e-3  # by which probabilities may miss 1, as those of low precision do
 #: The functions that turn raw outputs into probabilities.
 OUTPUTS = ("identity", "softmax", "sigmoid")
 
@@ -150,6 +159,8 @@ class Head(Sealed):
         ------
         AttributeError
             The model is a regressor.
+        ValueError
+            The net has no function that makes probabilities, and its outputs are none.
         """
         n_classes, rows = len(self.known_classes), raw
         if self.output == "sigmoid":
@@ -159,7 +170,10 @@ class Head(Sealed):
         seen = seen[:, :n_classes]  # the others may be far above
         if self.output == "softmax":
             return functions.softmax(seen)
-        return shares(seen) if self.n_outputs > n_classes else raw
+        found = shares(seen) if self.n_outputs > n_classes else raw
+        if isinstance(found, np.ndarray):
+            refuse_other_than_probabilities(found)
+        return found
 
     def labels(self, proba: Floats) -> Labels:
         """Return the most probable label of every row, the first of equal ones.
@@ -190,6 +204,32 @@ class Head(Sealed):
         """
         values = raw.astype(np.float64) * self.target_scale + self.target_mean
         return values[:, 0] if values.shape[1] == 1 else values
+
+
+def refuse_other_than_probabilities(proba: Floats) -> None:
+    """Raise an error if rows are not shares of 1.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_rows, n_classes)
+        What is to be returned as probabilities.
+
+    Raises
+    ------
+    ValueError
+        A number is negative, or a row does not add up to 1.
+    """
+    if not len(proba) or proba.ndim != 2:
+        return
+    sums = proba.sum(axis=1, dtype=np.float64)
+    if np.any(proba < 0) or np.any(np.abs(sums - 1) >= _SLACK):  # NaN stays NaN
+        raise ValueError(
+            "The net's outputs are no probabilities: they go from "
+            f"{proba.min():.3g} to {proba.max():.3g}, and a row adds up to "
+            f"{sums[np.abs(sums - 1).argmax()]:.3g}. Give export_module output="
+            "'softmax', or the skorch net a criterion that skorch knows, or "
+            "predict_nonlinearity. predict needs none of this."
+        )
 
 
 def shares(proba: Array) -> Array:

@@ -1,5 +1,6 @@
 """The checks of X, and its conversion to rows of float32."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -153,7 +154,25 @@ def _refuse_type(X: Rows) -> None:
 
 def _check_names(given: list[Any], expected: list[str]) -> None:
     """Check the names of columns, as scikit-learn does."""
-    if given == expected or not all(isinstance(name, str) for name in given):
+    kinds = sorted({type(name).__qualname__ for name in given})
+    strings = [isinstance(name, str) for name in given]
+    if any(strings) and not all(strings):
+        raise TypeError(
+            "Feature names are only supported if all input features have string names, "
+            f"but your input has {kinds} as feature name / column name types. If you "
+            "want feature names to be stored and validated, you must convert them all "
+            "to strings, by using X.columns = X.columns.astype(str) for example. "
+            "Otherwise you can remove feature / column names from your input data, or "
+            "convert them all to a non-string data type."
+        )
+    if not any(strings):
+        warnings.warn(
+            "X does not have valid feature names, but SparseModel was fitted with "
+            "feature names",
+            stacklevel=4,
+        )
+        return
+    if given == expected:
         return
     message = "The feature names should match those that were passed during fit.\n"
     unseen = sorted(set(given) - set(expected))

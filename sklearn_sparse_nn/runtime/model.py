@@ -412,6 +412,9 @@ class SparseModel:
         """
         if self.head.classes is None:
             return self.head.values(self._run(X, None, proba=False))
+        if self.head.output == "identity":  # the largest score, whatever it is
+            raw = self._run(X, None, proba=False)
+            return self.head.labels(raw[:, : len(self.head.known_classes)])
         return self.head.labels(self.predict_proba(X))
 
     def transform(self, X: Table) -> Csr:

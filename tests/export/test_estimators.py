@@ -337,3 +337,20 @@ def test_models_travel_and_unfitted_pruners_say_so(classes):
     assert joblib.hash(again.predict_proba(X)) == joblib.hash(model.predict_proba(X))
     with pytest.raises(NotFittedError):
         clone(pruner).export()
+
+
+class Margin(nn.MultiMarginLoss):
+    """A loss of logits that skorch does not know."""
+
+
+def test_logits_are_not_given_as_probabilities(classes):
+    X, y = classes
+    net = own_net(criterion=Margin)
+    pruner = pruned(net).fit(X, y)
+    scores = torch_proba(pruner, X)
+    assert np.array_equal(pruner.predict(X), scores.argmax(1))
+    model = pruner.export()
+    assert np.array_equal(model.predict(X), pruner.predict(X))
+    for predict_proba in (pruner.predict_proba, model.predict_proba):
+        with pytest.raises(ValueError, match="outputs are no probabilities"):
+            predict_proba(X)

@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 import pandas
 import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.impute import SimpleImputer
@@ -25,6 +26,7 @@ from sklearn_sparse_nn import (
     export_pipeline,
 )
 from sklearn_sparse_nn.exceptions import UnsupportedLayerError
+from sklearn_sparse_nn.export import pipeline
 
 QUICK = {"prune_epochs": 1, "finetune_epochs": 1, "n_steps": 1, "random_state": 0}
 
@@ -59,7 +61,10 @@ SCALERS = {
     "robust, no scale": RobustScaler(with_scaling=False),
     "robust, no centre": RobustScaler(with_centering=False),
     "max abs": MaxAbsScaler(),
+    "unit variance": RobustScaler(unit_variance=True),
 }
+if "clip" in MaxAbsScaler().get_params():
+    SCALERS["max abs, clipped"] = MaxAbsScaler(clip=True)
 
 
 @pytest.mark.parametrize("name", SCALERS)
@@ -185,6 +190,77 @@ def test_what_cannot_be_folded_is_named(classes, step, said):
     pipe = Pipeline([("scale", StandardScaler()), ("odd", step), ("net", pruned())])
     with pytest.raises(UnsupportedLayerError, match=said):
         export_pipeline(pipe.fit(*classes))
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, float])
+def test_every_kind_of_nan(classes, kind):
+    X, y = with_gaps(classes[0]), classes[1]
+    imputer = SimpleImputer(missing_values=kind("nan"))
+    pipe = make_pipeline(imputer, pruned()).fit(X, y)
+    assert_same(export_pipeline(pipe), pipe, X)
+
+
+class Bare(TransformerMixin, BaseEstimator):
+    """A first step of one's own, which learns nothing about columns."""
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        return X
+
+
+class Optional(StandardScaler):
+    def __init__(self, *, copy=True, with_mean=True, with_std=True, twice=False):
+        super().__init__(copy=copy, with_mean=with_mean, with_std=with_std)
+        self.twice = twice
+
+
+def test_a_first_step_without_columns_and_an_option_not_known(classes, monkeypatch):
+    pipe = make_pipeline(Bare(), pruned()).fit(*classes)
+    with pytest.raises(UnsupportedLayerError, match="'bare' of the pipeline is a Bare"):
+        export_pipeline(pipe)
+    # As a later version of scikit-learn may have it.
+    monkeypatch.setitem(pipeline._SCALERS, Optional, pipeline._standard)
+    pipe = make_pipeline(Optional(), pruned()).fit(*classes)
+    assert_same(export_pipeline(pipe), pipe, classes[0])
+    pipe[0].twice = True
+    with pytest.raises(UnsupportedLayerError, match=r"'optional' .* with twice=True"):
+        export_pipeline(pipe)
+
+
+@pytest.mark.filterwarnings("ignore:(All-NaN|Degrees of freedom|Mean of empty|invalid)")
+@pytest.mark.parametrize("scaler", [StandardScaler, MinMaxScaler, RobustScaler])
+def test_a_column_without_any_value_that_is_kept_is_named(classes, scaler):
+    X, y = with_gaps(classes[0]), classes[1]
+    X[:, 4] = np.nan
+    imputer = SimpleImputer(keep_empty_features=True)
+    pipe = make_pipeline(scaler(), imputer, pruned()).fit(X, y)
+    with pytest.raises(UnsupportedLayerError, match=r"'simpleimputer' .* column 4"):
+        export_pipeline(pipe)
+
+
+@pytest.mark.parametrize("name", ["strings", "numbers", "mixed"])
+def test_names_of_columns_that_are_no_strings(classes, name):
+    X, y = classes
+    frame = pandas.DataFrame(X, columns=[f"c{i}" for i in range(8)])
+    pipe = make_pipeline(StandardScaler(), pruned()).fit(frame, y)
+    model = export_pipeline(pipe)
+    other = pandas.DataFrame(
+        X, columns=range(8) if name == "numbers" else frame.columns
+    )
+    if name == "mixed":
+        other = other.rename(columns={"c3": 3})
+    for predict in (pipe.predict_proba, model.predict_proba):
+        if name == "mixed":
+            with pytest.raises(TypeError, match="Feature names are only supported if"):
+                predict(other)
+        elif name == "numbers":
+            with pytest.warns(UserWarning, match="X does not have valid feature names"):
+                predict(other)
+        else:
+            predict(other)
 
 
 def test_an_imputer_beyond_a_clipped_range_is_named(classes):

@@ -15,6 +15,7 @@ TORCH = Functions(
     torch.sigmoid, partial(torch.softmax, dim=1), partial(torch.cat, dim=1)
 )
 RAW = np.float32([[0.5, 2, -1], [0, 0, 7], [3, 1, 0.25]])
+PROBA = special.softmax(RAW, axis=1)
 #: Every output, with and without an output that has no class.
 HEADS = [
     Head(3, output="softmax", classes=["a", "b", "c"]),
@@ -27,7 +28,8 @@ HEADS = [
 
 @pytest.mark.parametrize("head", HEADS)
 def test_torch_and_numpy_give_the_same_probabilities(head):
-    raw = RAW[:, : head.n_outputs]
+    plain = head.output == "identity" and len(head.classes) == head.n_outputs
+    raw = PROBA if plain else RAW[:, : head.n_outputs]
     here = head.probabilities(raw)
     there = head.probabilities(torch.from_numpy(raw), TORCH)
     assert here.dtype == np.float32 and there.dtype == torch.float32
@@ -41,7 +43,13 @@ def test_an_output_without_a_class_is_left_out():
     assert (all_three == special.softmax(RAW, axis=1)).all()
     assert (two == special.softmax(RAW[:, :2], axis=1)).all()
     assert HEADS[3].probabilities(RAW)[1].tolist() == [0.5, 0.5]  # only the other is
-    assert HEADS[2].probabilities(RAW) is RAW  # what the net gives are probabilities
+    assert HEADS[2].probabilities(PROBA) is PROBA  # the net gives probabilities
+
+
+@pytest.mark.parametrize("raw", [RAW, abs(RAW), PROBA / 2, -PROBA, np.log(PROBA)])
+def test_outputs_that_are_no_probabilities_are_refused(raw):
+    with pytest.raises(ValueError, match=r"outputs are no probabilities: .*softmax"):
+        HEADS[2].probabilities(raw.astype(np.float32))
 
 
 @pytest.mark.parametrize("array", [np.array, torch.tensor])

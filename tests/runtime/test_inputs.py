@@ -230,6 +230,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @pytest.mark.parametrize("name", [*ACCEPTED, "memory-mapped"])
 @pytest.mark.parametrize("wide", [False, True])
 def test_what_is_accepted_gives_the_same_bits_and_is_not_changed(name, wide, tmp_path):
