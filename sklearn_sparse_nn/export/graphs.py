@@ -28,6 +28,7 @@ from sklearn_sparse_nn.runtime.graph import (
     Op,
     Softmax,
 )
+from sklearn_sparse_nn.runtime.row_steps import Steps
 
 __all__ = ["Rows", "emit"]
 
@@ -48,12 +49,15 @@ class Rows:
         The values that replace NaN.
     wide : bool
         Whether rows of float64 are scaled in float64.
+    steps : tuple of (str, ndarray of shape (n_kept,))
+        Steps that rows go through one by one; there is no fill then.
     """
 
     n_features: int
     columns: Any
     fill: Any = None
     wide: bool = False
+    steps: Steps = ()
 
 
 def emit(output: Step, rows: Rows | None = None) -> Graph:
@@ -79,7 +83,9 @@ def emit(output: Step, rows: Rows | None = None) -> Graph:
     used = shrink(output)
     output = fold(output)  # a concatenation may have one part left
     columns = rows.columns[used]
-    output, shift, scale = _stage(output)
+    shift = scale = None
+    if not rows.steps:  # else the net's own shift comes after them, in float32
+        output, shift, scale = _stage(output)
     if output.kind == "input":
         output = identity_affine(output)
     output = _fuse(output)
@@ -90,6 +96,7 @@ def emit(output: Step, rows: Rows | None = None) -> Graph:
         shift=shift,
         scale=scale,
         wide=rows.wide,
+        steps=tuple((name, values[used]) for name, values in rows.steps),
     )
     return Graph(stage, _ops(output))
 

@@ -20,10 +20,12 @@ from sklearn_sparse_nn.export.graphs import Rows, emit
 from sklearn_sparse_nn.export.model import as_steps, head_of
 from sklearn_sparse_nn.export.steps import Step, in_order, replace
 from sklearn_sparse_nn.runtime import SparseModel
-from sklearn_sparse_nn.runtime.graph import Activation
+from sklearn_sparse_nn.runtime.graph import Activation, Graph
 
 __all__ = ["export_pipeline"]
 
+#: Shifts up to here, in units of what comes out, cost float32 less than 2e-6.
+_FAR = 32.0
 _ALLOWED = (
     "Allowed before the net are StandardScaler, MinMaxScaler, RobustScaler, "
     "MaxAbsScaler, SimpleImputer of numbers with missing_values=nan and "
@@ -89,7 +91,7 @@ def export_pipeline(pipe: Pipeline) -> SparseModel:
     for name, step in steps:
         before.add(name, step)
     output = as_steps(net)
-    graph = emit(before.put_in_front(output), before.rows())
+    graph = before.graph(output)
     names = getattr(first, "feature_names_in_", None)
     return SparseModel(graph, feature_names=names, **head_of(net))
 
@@ -194,6 +196,7 @@ class _Before:
         self.fill = np.full(n_features, np.nan)
         self.scalings: list[tuple[Any, Any]] = []  # shift and scale, or ...
         self.clips: dict[int, tuple[float, float]] = {}  # ... after which of them
+        self.steps: list[tuple[str, Any]] = []  # the same as scikit-learn computes it
 
     def add(self, name: str, step: Any) -> None:
         """Add a fitted transformer."""
@@ -203,9 +206,14 @@ class _Before:
             shift = np.zeros(width) if shift is None else shift
             scale = np.ones(width) if scale is None else scale
             self.scalings.append((shift.astype(np.float64), scale.astype(np.float64)))
+            self.steps += _as_computed(step, *self.scalings[-1])
             if getattr(step, "clip", False):
                 low, high = _CLIPPING[type(step)](step)
                 self.clips[len(self.scalings) - 1] = float(low), float(high)
+                self.steps += [
+                    ("at_least", np.full(width, float(low))),
+                    ("at_most", np.full(width, float(high))),
+                ]
         else:
             self._impute(name, step)
 
@@ -230,12 +238,14 @@ class _Before:
                     f"{self.columns[lost][0]}, of which a scaler before it saw no "
                     "value; put the imputer first, or leave the column out."
                 )
+        self.steps.append(("fill", statistics))
         raw = self._as_it_was(name, statistics)
         self.fill = np.where(np.isnan(self.fill), raw, self.fill)
 
     def _keep(self, kept: Any) -> None:
         self.columns, self.fill = self.columns[kept], self.fill[kept]
         self.scalings = [(shift[kept], scale[kept]) for shift, scale in self.scalings]
+        self.steps = [(name, values[kept]) for name, values in self.steps]
 
     def _as_it_was(self, name: str, values: Any) -> Any:
         """Compute the values that scale to these."""
@@ -251,7 +261,40 @@ class _Before:
             values = values * scale + shift
         return values
 
-    def put_in_front(self, output: Step) -> Step:
+    def graph(self, output: Step) -> Graph:
+        """Make the graph of the pipeline.
+
+        Where columns are far from 0, they go through the steps one by one.
+        """
+        n, filled = self.n_features, not np.isnan(self.fill).any()
+        if self._is_far(output):
+            steps = tuple(self.steps)
+            return emit(output, Rows(n, self.columns, wide=True, steps=steps))
+        fill = self.fill if filled else None
+        # Without a scaler, the net itself rounds rows to float32 first.
+        rows = Rows(n, self.columns, fill, self._scales())
+        return emit(self._put_in_front(output), rows)
+
+    def _scales(self) -> bool:
+        """Check whether a scaler changes any value."""
+        return any(name != "fill" for name, _ in self.steps)
+
+    def _is_far(self, output: Step) -> bool:
+        """Find whether some column's shift is large in units of its deviation."""
+        if not self._scales():
+            return False
+        own = [step for step in in_order(output) if step.kind == "affine"]
+        own = [step for step in own if step.inputs[0].kind == "input"]
+        parts = [(1 / scale, -shift / scale) for shift, scale in self.scalings]
+        parts += [(step.weight, step.bias) for step in own[:1]]
+        weight, bias = np.ones(len(self.columns)), np.zeros(len(self.columns))
+        for scale, shift in parts:
+            weight, bias = weight * scale, bias * scale + shift
+            if np.abs(bias).max(initial=0) > _FAR:
+                return True
+        return False
+
+    def _put_in_front(self, output: Step) -> Step:
         """Put the scaling of columns in front of a net."""
         old = next(step for step in in_order(output) if step.kind == "input")
         step = Step("input", width=old.width)
@@ -264,10 +307,18 @@ class _Before:
         replace(old, step, in_order(output))
         return step if output is old else output
 
-    def rows(self) -> Rows:
-        """Build the treatment of rows, without scaling."""
-        filled = not np.isnan(self.fill).any()
-        return Rows(self.n_features, self.columns, self.fill if filled else None, True)
+
+def _as_computed(scaler: Any, shift: Any, scale: Any) -> list[tuple[str, Any]]:
+    """List the steps of a scaler as scikit-learn computes them."""
+    if type(scaler) is MinMaxScaler:
+        return [("multiply", _doubles(scaler.scale_)), ("add", _doubles(scaler.min_))]
+    ending = "_rounded" if type(scaler) is StandardScaler else ""
+    steps = [(f"subtract{ending}", shift), (f"divide{ending}", scale)]
+    return [(name, v) for name, v in steps if (v != (name[0] == "d")).any()]
+
+
+def _doubles(values: Any) -> Any:
+    return np.asarray(values, dtype=np.float64)
 
 
 def _as_numbers(statistics: Any) -> Any:

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.limits import check_eps, check_parameters
+from sklearn_sparse_nn.runtime.row_steps import Steps, check_steps
 
 __all__ = [
     "Activation",
@@ -164,6 +165,8 @@ class Sealed:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for value in state.values():
             parts = [value]
+            if isinstance(value, tuple):  # the steps of an input stage
+                parts = [part for pair in value if type(pair) is tuple for part in pair]
             if sparse.issparse(value):
                 parts = [value.data, value.indices, value.indptr]
             for part in parts:
@@ -193,6 +196,9 @@ class InputStage(Sealed):
     wide : bool, default=False
         Whether rows of float64 are filled, shifted and scaled in float64, and rounded
         to float32 after that; otherwise they are rounded first.
+    steps : tuple of (str, array of shape (n_kept,)), default=()
+        Steps of `row_steps.ROW_STEPS`, which all rows go through one by one, float32
+        rows in float32. There is nothing else to fill, shift or scale then.
     """
 
     n_features: int
@@ -201,6 +207,7 @@ class InputStage(Sealed):
     shift: Doubles | None = None
     scale: Doubles | None = None
     wide: bool = False
+    steps: Steps = ()
 
     def __post_init__(self) -> None:
         n = self.n_features
@@ -232,6 +239,12 @@ class InputStage(Sealed):
                 if name == "scale" and np.any(narrow == 0):
                     raise ValueError("The input's scale must not be 0, in float32 too.")
                 object.__setattr__(self, name, array)
+        if self.steps:
+            if self.fill is not None or self.scale is not None:
+                raise ValueError("An input stage has steps, or a fill and a scale.")
+            own = tuple((name, _own(v, np.float64)) for name, v in self.steps)
+            check_steps(own, self.width)
+            object.__setattr__(self, "steps", own)
 
     @property
     def width(self) -> int:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from sklearn_sparse_nn.runtime.graph import Csr, Floats, InputStage
+from sklearn_sparse_nn.runtime.row_steps import apply_steps, refused
 
 __all__ = [
     "Names",
@@ -224,11 +225,14 @@ def chunks(X: Rows, stage: InputStage) -> Iterator[tuple[int, Floats]]:
 
 def is_wide(X: Rows, stage: InputStage) -> bool:
     """Return whether `chunks` applies the input stage to X, in float64."""
-    return bool(stage.wide and X.dtype.newbyteorder("=") != np.float32)
+    is_float32 = X.dtype.newbyteorder("=") == np.float32
+    return bool(stage.steps or (stage.wide and not is_float32))
 
 
 def apply_wide(rows: Array, stage: InputStage) -> Floats:
-    """Fill, shift and scale rows in float64; return float32."""
+    """Fill, shift and scale rows in float64, or step by step; return float32."""
+    if stage.steps:
+        return _apply_steps(rows, stage)
     refuse_nonfinite(rows, allow_nan=stage.fill is not None)
     rows = np.asarray(rows, dtype=np.float64)
     if stage.columns is not None:
@@ -239,6 +243,19 @@ def apply_wide(rows: Array, stage: InputStage) -> Floats:
         rows = (rows - stage.shift) / stage.scale
     with np.errstate(over="ignore"):
         narrow = np.ascontiguousarray(rows, dtype=np.float32)
+    refuse_nonfinite(narrow)
+    return narrow
+
+
+def _apply_steps(rows: Array, stage: InputStage) -> Floats:
+    """Run the steps of a pipeline in the precision of the rows; return float32."""
+    refuse_nonfinite(rows, allow_nan=not refused(stage.steps))
+    kind = np.float32 if rows.dtype.newbyteorder("=") == np.float32 else np.float64
+    if stage.columns is not None:
+        rows = rows[:, stage.columns]
+    found = apply_steps(rows.astype(kind, order="C"), stage.steps)
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(found, dtype=np.float32)
     refuse_nonfinite(narrow)
     return narrow
 

@@ -462,6 +462,7 @@ class SparseModel:
             and X.shape[1] == self.n_features_in_
             and (flags := X.flags).c_contiguous
             and flags.aligned
+            and not self.graph.stage.steps
         )
         checked: Any = X
         if not direct:

@@ -241,12 +241,12 @@ class CudaModel:
         """Yield checked rows as float32 pieces, and whether the stage was applied."""
         stage = self.graph.stage
         if isinstance(X, Tensor):
-            if stage.wide and X.dtype != torch.float32:
+            if stage.steps or (stage.wide and X.dtype != torch.float32):
                 X = _as_array(X)  # float64 is staged as it is on the CPU
             else:
                 yield X.float(), False
                 return
-        if not sparse.issparse(X) and X.dtype == np.float32:
+        if not sparse.issparse(X) and X.dtype == np.float32 and not stage.steps:
             yield X, False
             return
         staged = is_wide(X, stage)

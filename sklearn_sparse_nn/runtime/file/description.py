@@ -84,6 +84,7 @@ def describe(
     for name in ("columns", "fill", "scale", "shift"):
         if getattr(stage, name) is not None:
             arrays[f"stage.{name}"] = getattr(stage, name)
+    arrays.update({f"stage.step_{i}": v for i, (_, v) in enumerate(stage.steps)})
     description = {
         "checksum": NO_CHECKSUM,
         "classes": _describe_classes(head.classes, arrays),
@@ -108,7 +109,9 @@ def describe(
 
 def describe_stage(stage: InputStage) -> _Json:
     """Describe an input stage."""
+    steps = [name for name, _ in stage.steps]
     return {
+        **({"steps": steps} if steps else {}),
         "columns": None if stage.columns is None else len(stage.columns),
         "fill": stage.fill is not None,
         "n_features": int(stage.n_features),
@@ -214,6 +217,10 @@ def assemble(
         shift=arrays.pop("stage.shift", None),
         scale=arrays.pop("stage.scale", None),
         wide=described["wide"],
+        steps=tuple(
+            (name, arrays.pop(f"stage.step_{i}"))
+            for i, name in enumerate(described.get("steps", ()))
+        ),
     )
     del columns
     ops = [

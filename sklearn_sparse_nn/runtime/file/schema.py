@@ -14,6 +14,7 @@ import numpy as np
 from sklearn_sparse_nn.runtime.activations import ACTIVATIONS
 from sklearn_sparse_nn.runtime.graph import MAX_WIDTH
 from sklearn_sparse_nn.runtime.head import OUTPUTS
+from sklearn_sparse_nn.runtime.row_steps import MAX_STEPS, ROW_STEPS
 
 __all__ = ["CODES", "FORMAT", "TYPES", "Layout", "array_bytes", "dump", "parse"]
 
@@ -242,6 +243,22 @@ def _check_label_room(labels: list[str], kind: str) -> None:
             raise ValueError(f"A label is not of type {kind}.")
 
 
+_STAGE: dict[str, Rule] = {
+    "columns": _maybe(_width),
+    "fill": _bool,
+    "n_features": _width,
+    "scale": _bool,
+    "wide": _bool,
+}
+_steps = _list(_one_of(*ROW_STEPS), 1, MAX_STEPS)
+
+
+def _stage(value: object, where: str) -> None:
+    """Check an input stage, which has steps or no such key."""
+    has_steps = type(value) is dict and "steps" in value
+    _record(_STAGE | {"steps": _steps} if has_steps else _STAGE)(value, where)
+
+
 _check_schema = _record(
     {
         "checksum": _text,
@@ -251,15 +268,7 @@ _check_schema = _record(
         "needs": _one_of(NEEDS),
         "ops": _list(_op, 1, MAX_OPS),
         "output": _one_of(*OUTPUTS),
-        "stage": _record(
-            {
-                "columns": _maybe(_width),
-                "fill": _bool,
-                "n_features": _width,
-                "scale": _bool,
-                "wide": _bool,
-            }
-        ),
+        "stage": _stage,
         "target_mean": _float,
         "target_scale": _float,
     }
@@ -289,6 +298,8 @@ def stage_layout(stage: Json) -> Layout:
         layout["fill"] = ("F64", (n,))
     if stage["scale"]:
         layout["scale"] = layout["shift"] = ("F64", (n,))
+    for i in range(len(stage.get("steps", ()))):
+        layout[f"step_{i}"] = ("F64", (n,))
     return layout
 
 
