@@ -12,7 +12,7 @@ _SHOWN = 20
 _LONGEST = 60
 
 
-def as_text(graph: Graph, head: Head) -> str:
+def as_text(graph: Graph, head: Head, engine: str) -> str:
     """Return a model as readable lines.
 
     Parameters
@@ -21,6 +21,8 @@ def as_text(graph: Graph, head: Head) -> str:
         The operations of the model.
     head : Head
         The meaning of its outputs.
+    engine : str
+        The name of what predicts.
 
     Returns
     -------
@@ -28,7 +30,7 @@ def as_text(graph: Graph, head: Head) -> str:
         The model's size and cost, then a line for each of its first layers.
     """
     cost = cost_of(graph)
-    lines = [f"SparseModel({_summary(graph, head, cost)})"]
+    lines = [f"SparseModel({_summary(graph, head, cost)}, engine={engine!r})"]
     rows = [_row(layer) for layer in cost.layers[:_SHOWN]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *figures in rows:
@@ -39,7 +41,7 @@ def as_text(graph: Graph, head: Head) -> str:
     return "\n".join(lines)
 
 
-def as_html(graph: Graph, head: Head) -> str:
+def as_html(graph: Graph, head: Head, engine: str) -> str:
     """Return a model as a table in HTML.
 
     Parameters
@@ -48,6 +50,8 @@ def as_html(graph: Graph, head: Head) -> str:
         The operations of the model. All names are escaped: they may come from a file.
     head : Head
         The meaning of its outputs.
+    engine : str
+        The name of what predicts.
 
     Returns
     -------
@@ -65,7 +69,8 @@ def as_html(graph: Graph, head: Head) -> str:
     more = len(cost.layers) - _SHOWN
     rest = f"<p>and {more} more layers</p>" if more > 0 else ""
     return (
-        f"<div><p><b>SparseModel</b>: {escape(_summary(graph, head, cost))}</p>"
+        f"<div><p><b>SparseModel</b>: {escape(_summary(graph, head, cost))}, "
+        f"engine {escape(engine)}</p>"
         f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>{rest}"
         "</div>"
     )

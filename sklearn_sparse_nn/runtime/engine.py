@@ -34,7 +34,9 @@ Kernel: TypeAlias = Callable[..., bool]  # `kernels.predict.run`
 
 
 class Engine(Protocol):
-    """Runs one graph."""
+    """Runs one graph; its name is what a model says of it."""
+
+    name: str
 
     def run(
         self, X: Floats, out: Floats, *, proba: bool, staged: bool, n_threads: int
@@ -69,6 +71,8 @@ class ReferenceEngine:
     graph : Graph
         The net.
     """
+
+    name = "scipy"
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -118,6 +122,8 @@ class KernelEngine:
     plan : Plan or None, default=None
         The way to run it; None to choose by counting.
     """
+
+    name = "kernel"
 
     def __init__(self, graph: Graph, plan: Plan | None = None) -> None:
         self.graph = graph

@@ -72,6 +72,9 @@ class SparseModel:
         The number of columns of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         The names of the columns; only where they are known.
+    engine : {"kernel", "scipy"}
+        The name of what predicts: the compiled kernels, or scipy where there is no
+        numba. A model on a GPU says ``"torch"``.
     weights : dict of name to csr_array of shape (out, in)
         The weights of every layer after folding; read-only.
 
@@ -156,6 +159,11 @@ class SparseModel:
             names.setflags(write=False)
             fields["feature_names_in_"] = names
         self.__dict__.update(fields)
+
+    @property
+    def engine(self) -> str:
+        """The name of what predicts: ``"kernel"`` or ``"scipy"``."""
+        return self._engine.name
 
     @property
     def output(self) -> str:
@@ -267,10 +275,10 @@ class SparseModel:
         return cost_of(self.graph)
 
     def __repr__(self) -> str:
-        return as_text(self.graph, self.head)
+        return as_text(self.graph, self.head, self.engine)
 
     def _repr_html_(self) -> str:
-        return as_html(self.graph, self.head)
+        return as_html(self.graph, self.head, self.engine)
 
     def save(self, path: Target) -> None:
         """Write the model to one file, which `load` reads.

@@ -1,5 +1,6 @@
 """What a sparse model says of itself: cost, text and table."""
 
+import os
 import re
 from html.parser import HTMLParser
 
@@ -21,6 +22,8 @@ from sklearn_sparse_nn.runtime.graph import (
     inputs_of,
 )
 from tests.runtime.file.file_models import golden_model, models, parts, weight
+
+ENGINE = repr("scipy" if os.environ.get("NUMBA_DISABLE_JIT") == "1" else "kernel")
 
 
 def make(*ops, n=4, **kwargs):
@@ -96,18 +99,29 @@ def test_peak_bytes_are_those_of_a_simulation(model):
 
 def test_the_text_is_a_readable_block():
     assert repr(golden_model()) == (
-        "SparseModel(4 features to 2 classes, 9 of 20 weights, 226 bytes)\n"
+        "SparseModel(4 features to 2 classes, 9 of 20 weights, 226 bytes, "
+        f"engine={ENGINE})\n"
         "  net.0  3 to 4  6  50.0%\n"
         "  net.3  4 to 2  3  62.5%"
     )
     assert repr(make(layer(1, 4, density=1, name="out"))) == (
-        "SparseModel(4 features to 1 output, 4 of 4 weights, 36 bytes)\n"
+        "SparseModel(4 features to 1 output, 4 of 4 weights, 36 bytes, "
+        f"engine={ENGINE})\n"
         "  out  4 to 1  4  0.0%"
     )
     assert (
         repr(make(Softmax(0)))
-        == "SparseModel(4 features to 4 outputs, 0 weights, 0 bytes)"
+        == f"SparseModel(4 features to 4 outputs, 0 weights, 0 bytes, engine={ENGINE})"
     )
+
+
+def test_the_engine_is_named():
+    model = golden_model()
+    assert repr(model.engine) == ENGINE
+    assert f"engine {model.engine}" in model._repr_html_()
+    assert model.with_threads(2).engine == model.engine
+    with pytest.raises(AttributeError):
+        model.engine = "torch"
 
 
 def test_sizes_have_units():

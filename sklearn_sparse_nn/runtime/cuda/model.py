@@ -109,6 +109,11 @@ class CudaModel:
         self.tuned_: dict[int, list[dict[str, Any]]] = {}
 
     @property
+    def engine(self) -> str:
+        """The name of what predicts."""
+        return "torch"
+
+    @property
     def classes_(self) -> Labels:
         """The labels of a classifier; a regressor has none."""
         return self.head.known_classes
@@ -117,7 +122,7 @@ class CudaModel:
         return _moved, (self._host, str(self.device), self.precision)
 
     def __repr__(self) -> str:
-        text = as_text(self.graph, self.head)
+        text = as_text(self.graph, self.head, self.engine)
         return f"{text}\non {self.device}, precision={self.precision!r}"
 
     def to(self, device: object, *, precision: str | None = None) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 from numba import njit
 
+from sklearn_sparse_nn.runtime.kernels.cache import KernelCache
+
 __all__ = ["compiled", "sources_digest"]
 
 
@@ -50,9 +52,9 @@ def compiled(make: Callable[[int], Callable[..., Any]], signature: object) -> An
     function : numba dispatcher
     """
     compiler: Any = njit
-    options = {"nogil": True, "error_model": "numpy"}
     function = make(sources_digest())
-    try:
-        return compiler([signature], cache=True, **options)(function)
-    except Exception:  # no folder for the cache, or what is in it is damaged
-        return compiler([signature], **options)(function)
+    dispatcher = compiler(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = KernelCache(function)
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
