@@ -13,6 +13,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 
 from sklearn_sparse_nn.nets.targets import Labels, Values
+from sklearn_sparse_nn.runtime.columns import (
+    check_names,
+    check_numbers,
+    column_names,
+    without_masks,
+)
 from sklearn_sparse_nn.runtime.head import refuse_other_than_probabilities, shares
 
 __all__ = [
@@ -164,6 +170,7 @@ def check_fit(
     """
     refuse_dicts(X)
     numeric = isinstance(estimator, RegressorMixin)
+    X, names = _numbers(X), column_names(X)
     try:
         rows, targets = validate_data(
             estimator, X, y, reset=reset, y_numeric=numeric, **rules
@@ -175,6 +182,7 @@ def check_fit(
         raise _not_numbers(value) from error
     if numeric:
         targets = _as_numbers(targets)
+    _check_names(estimator, names, reset)
     return _canonical(rows), targets
 
 
@@ -235,7 +243,10 @@ def check_rows(
     """
     check_is_fitted(estimator)
     refuse_dicts(X)
-    return _canonical(validate_data(estimator, X, reset=False, **rules))
+    X, names = _numbers(X), column_names(X)
+    rows = validate_data(estimator, X, reset=False, **rules)
+    _check_names(estimator, names, False)
+    return _canonical(rows)
 
 
 class NetClassifierMixin(ClassifierMixin):
@@ -363,6 +374,29 @@ def _net_tags(tags: Any) -> Any:
     tags.input_tags.sparse = True
     tags.target_tags.required = True
     return tags
+
+
+def _numbers(X: Any) -> Any:
+    """Check that X holds numbers, before scikit-learn makes some of dates and text."""
+    array = X = without_masks(X)
+    if column_names(X) is None and not sparse.issparse(X):
+        try:
+            array = np.asarray(X)
+        except Exception:  # such as ragged rows, which scikit-learn refuses
+            return X
+    check_numbers(array)
+    return X
+
+
+def _check_names(
+    estimator: BaseEstimator, given: list[Any] | None, reset: bool
+) -> None:
+    """Compare names of columns that scikit-learn does not see, such as pyarrow's."""
+    known = getattr(estimator, "feature_names_in_", None)
+    if known is not None:
+        check_names(given, known.tolist())
+    elif reset and given and all(isinstance(name, str) for name in given):
+        estimator.feature_names_in_ = np.asarray(given, dtype=object)
 
 
 def _canonical(X: Any) -> Any:

@@ -8,6 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from sklearn_sparse_nn.runtime.columns import (
+    check_names,
+    check_numbers,
+    column_names,
+    without_masks,
+)
 from sklearn_sparse_nn.runtime.graph import Csr, Floats, InputStage
 from sklearn_sparse_nn.runtime.row_steps import apply_steps, refused
 
@@ -44,7 +50,7 @@ def check_rows(X: Table, n_features: int, names: Names | None) -> Rows:
     n_features : int
         The number of columns that the model expects.
     names : ndarray of str or None
-        The names of the columns; those of a DataFrame must be the same.
+        The names of the columns; those of a DataFrame or a table must be the same.
 
     Returns
     -------
@@ -55,13 +61,19 @@ def check_rows(X: Table, n_features: int, names: Names | None) -> Rows:
     ------
     ValueError
         X has another number of dimensions or columns, other names, complex numbers, or
-        no numbers. The messages are scikit-learn's.
+        text, dates and times. The messages are scikit-learn's, with the column's name.
     TypeError
         X is an ``np.matrix``, or has objects that are no numbers.
     """
-    columns = getattr(X, "columns", None)
-    if columns is not None and names is not None:
-        _check_names(list(columns), list(names))
+    if names is not None:
+        given = column_names(X)
+        check_names(given, names.tolist())
+        if given and not any(isinstance(name, str) for name in given):
+            warnings.warn(
+                "X does not have valid feature names, but SparseModel was fitted with "
+                "feature names",
+                stacklevel=3,
+            )
     if sparse.issparse(X):
         X = _as_csr(X)
     elif type(X) is not np.ndarray:
@@ -69,11 +81,11 @@ def check_rows(X: Table, n_features: int, names: Names | None) -> Rows:
     if X.dtype.kind == "c":
         raise ValueError(f"Complex data not supported\n{X}\n")
     if X.dtype.kind == "O":
+        check_numbers(X)
         X = X.astype(np.float64)
     if X.ndim != 2:
         _refuse_dimensions(X)
-    if X.dtype.kind not in "fiub":
-        _refuse_type(X)
+    check_numbers(X)
     if X.shape[1] == 0:
         raise ValueError(
             f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is "
@@ -116,7 +128,8 @@ def _as_array(X: Table) -> Array:
             "np.asarray. For more information see: "
             "https://numpy.org/doc/stable/reference/generated/numpy.matrix.html"
         )
-    array = np.asarray(X)
+    check_numbers(X)
+    array = np.asarray(without_masks(X))
     if hasattr(X, "iloc"):
         if array.ndim == 1:
             raise ValueError(
@@ -141,54 +154,6 @@ def _refuse_dimensions(X: Rows) -> None:
         f"{X}.\nReshape your data either using array.reshape(-1, 1) if your data has a "
         "single feature or array.reshape(1, -1) if it contains a single sample."
     )
-
-
-def _refuse_type(X: Rows) -> None:
-    """Raise the error of X that holds no real numbers."""
-    if X.dtype.kind in "USV":
-        raise ValueError(
-            "dtype='numeric' is not compatible with arrays of bytes/strings."
-            "Convert your data to numeric values explicitly instead."
-        )
-    raise ValueError(f"X must hold numbers; got dtype {X.dtype}.")
-
-
-def _check_names(given: list[Any], expected: list[str]) -> None:
-    """Check the names of columns, as scikit-learn does."""
-    kinds = sorted({type(name).__qualname__ for name in given})
-    strings = [isinstance(name, str) for name in given]
-    if any(strings) and not all(strings):
-        raise TypeError(
-            "Feature names are only supported if all input features have string names, "
-            f"but your input has {kinds} as feature name / column name types. If you "
-            "want feature names to be stored and validated, you must convert them all "
-            "to strings, by using X.columns = X.columns.astype(str) for example. "
-            "Otherwise you can remove feature / column names from your input data, or "
-            "convert them all to a non-string data type."
-        )
-    if not any(strings):
-        warnings.warn(
-            "X does not have valid feature names, but SparseModel was fitted with "
-            "feature names",
-            stacklevel=4,
-        )
-        return
-    if given == expected:
-        return
-    message = "The feature names should match those that were passed during fit.\n"
-    unseen = sorted(set(given) - set(expected))
-    missing = sorted(set(expected) - set(given))
-    for title, found in (
-        ("Feature names unseen at fit time", unseen),
-        ("Feature names seen at fit time, yet now missing", missing),
-    ):
-        if found:
-            listed = [f"- {name}" for name in found[:5]]
-            listed += ["- ..."] if len(found) > 5 else []
-            message += "\n".join([f"{title}:", *listed, ""])
-    if not unseen and not missing:
-        message += "Feature names must be in the same order as they were in fit.\n"
-    raise ValueError(message)
 
 
 def chunks(X: Rows, stage: InputStage) -> Iterator[tuple[int, Floats]]:

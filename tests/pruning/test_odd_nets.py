@@ -72,7 +72,9 @@ def test_the_last_layer_is_the_one_that_runs_last(classes, module):
     assert "head" not in neurons.fit(X, y).masks_
 
 
-@pytest.mark.filterwarnings("ignore::sklearn_sparse_nn.exceptions.UnprunedWeightsWarning")
+@pytest.mark.filterwarnings(
+    "ignore::sklearn_sparse_nn.exceptions.UnprunedWeightsWarning"
+)
 def test_a_layer_called_by_keyword_and_one_that_is_not_called(classes):
     class Odd(Mlp):
         def __init__(self):

@@ -69,7 +69,9 @@ class Recurrent(nn.Module):
         return self.out(self.body(X.view(len(X), 4, 2))[0][:, -1])
 
 
-@pytest.mark.filterwarnings("ignore::sklearn_sparse_nn.exceptions.UnprunedWeightsWarning")
+@pytest.mark.filterwarnings(
+    "ignore::sklearn_sparse_nn.exceptions.UnprunedWeightsWarning"
+)
 @pytest.mark.parametrize("importance", ["synflow", "grasp", "fisher", "wanda", "obs"])
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_importances_of_an_encoder(classes, importance, norm_first):

@@ -4,10 +4,12 @@ The sentences are compared with those of scikit-learn, asked in the name of Spar
 """
 
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from scipy import sparse
 from sklearn.base import BaseEstimator
@@ -90,13 +92,15 @@ REFUSED = {
     "objects": np.array([[1, 2, 3, "x"]], dtype=object),
     "dicts": np.array([[1, 2, 3, {}]], dtype=object),
     "a ragged list": [[1, 2, 3, 4], [1, 2]],
-    "strings in a frame": pd.DataFrame([[1, 2, 3, "x"]], columns=NAMES),
     "renamed": pd.DataFrame(X, columns=["a", "b", "c", "z"]),
     "renamed, all": pd.DataFrame(X, columns=["z", "y", "x", "w"]),
     "another order": pd.DataFrame(X[:, ::-1], columns=NAMES[::-1]),
     "one missing": pd.DataFrame(X[:, :3], columns=NAMES[:3]),
     "many more": pd.DataFrame(np.ones((1, 12)), columns=list("abcdefghijkl")),
     "polars, renamed": pl.DataFrame(X, schema=["a", "b", "c", "z"]),
+    "pyarrow, renamed": pa.table(dict(zip("abcz", X.T, strict=True))),
+    "pyarrow, another order": pa.table(dict(zip("dcba", X.T, strict=True))),
+    "names of two kinds": pd.DataFrame(X, columns=["a", "b", "c", 3]),
 }
 
 
@@ -216,6 +220,12 @@ ACCEPTED = {
     "pandas, nullable": lambda: pd.DataFrame(X, columns=NAMES).astype("Float32"),
     "pandas, no names": lambda: pd.DataFrame(X),
     "polars": lambda: pl.DataFrame(X, schema=NAMES),
+    "pyarrow": lambda: pa.table(dict(zip(NAMES, X.T, strict=True))),
+    "pyarrow, a batch": lambda: ACCEPTED["pyarrow"]().to_batches()[0],
+    "pyarrow in pandas": lambda: pd.DataFrame(X, columns=NAMES).astype(
+        "float[pyarrow]"
+    ),
+    "decimals": lambda: pd.DataFrame(X, columns=NAMES).map(lambda x: Decimal(float(x))),
     "csr": lambda: sparse.csr_array(X),
     "csc": lambda: sparse.csc_array(X),
     "coo": lambda: sparse.coo_array(X),
