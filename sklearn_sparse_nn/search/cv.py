@@ -6,11 +6,17 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from joblib import Parallel, delayed
+from sklearn import get_config
 from sklearn.base import MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import BaseCrossValidator, check_cv
 from sklearn.utils import Bunch, _safe_indexing, indexable
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
@@ -82,6 +88,8 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+    # With metadata routing, groups come in unless `set_fit_request` says otherwise.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     def __init__(
         self,
@@ -125,7 +133,8 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         y : array-like of shape (n_samples,)
             The labels, of any type, for a classifier; numbers for a regressor.
         groups : array-like of shape (n_samples,) or None, default=None
-            The group of every row, for a splitter that keeps groups together.
+            The group of every row, for a splitter that keeps groups together. With
+            scikit-learn's metadata routing it is routed to `cv`.
         **fit_params
             No other parameters; `sample_weight` is refused rather than ignored.
 
@@ -137,6 +146,9 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         """
         with fit_task(self, X, y, 2):
             refuse_metadata(self, "fit", fit_params, "X, y and groups")
+            if groups is not None and get_config()["enable_metadata_routing"]:
+                routed = process_routing(self, "fit", groups=groups)
+                groups = routed.splitter.split.get("groups")
             check_parameters(self)
             _, targets = check_fit(self, X, y, self._row_rules(self._has_own_net()))
             # Splitters and scorers get what was given, as from scikit-learn's searches.
@@ -144,6 +156,17 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             y = y if np.ndim(y) == 1 else targets  # a column is warned of once
             self.__dict__.update(self._search(X, y, groups))
         return self
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return what is routed where: groups go to the splitter.
+
+        Returns
+        -------
+        routing : sklearn.utils.metadata_routing.MetadataRouter
+        """
+        mapping = MethodMapping().add(caller="fit", callee="split")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        return router.add(splitter=self.cv, method_mapping=mapping)
 
     def _search(self, X: Any, y: Any, groups: Any) -> dict[str, Any]:
         """Choose a level, and prune to it; return the fitted attributes."""
