@@ -248,6 +248,9 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         chunks.prune(self, sparsity, X, y)
         return self
 
+    def _defaults(self) -> list[Any]:
+        return [self._default_estimator()]
+
     def _has_own_net(self) -> bool:
         return is_own_net(self.estimator)
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import (
-    BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     is_classifier,
@@ -30,6 +29,7 @@ from sklearn_sparse_nn.nets.connectivity import (
 )
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, unprunable_weights
 from sklearn_sparse_nn.pruning.limits import costs_of
+from sklearn_sparse_nn.pruning.nested import NestedDefault
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.statistics.activations import hidden_activations
 
@@ -44,7 +44,7 @@ class PrunedNet(
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    BaseEstimator,
+    NestedDefault,
     auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
     """An estimator whose net is sparse once it is fitted; not for use by itself."""

@@ -292,6 +292,9 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         fitted = {name: getattr(model, name) for name in FITTED}
         return {**fitted, "best_estimator_": model}, path
 
+    def _defaults(self) -> list[Any]:
+        return [self._pruner_class(), self._default_estimator()]
+
     def _has_own_net(self) -> bool:
         inner = self.estimator
         return is_own_net(inner.estimator if isinstance(inner, BasePruner) else inner)
