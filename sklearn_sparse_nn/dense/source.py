@@ -11,6 +11,7 @@ import torch
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.callbacks import Initializer
@@ -223,6 +224,12 @@ def _learn(default: type[TabularNet], y: Any) -> Labels | Values:
 
 
 def _check_kind(inner: Any, default: type[TabularNet]) -> None:
+    if isinstance(getattr(inner, "best_estimator_", None), Pipeline):
+        raise TypeError(
+            f"A FrozenEstimator around a {type(inner).__name__} that has found a "
+            "Pipeline was given; a pruner takes one around the last step of its "
+            "best_estimator_, and the rows that reach it there."
+        )
     if not isinstance(inner, (NeuralNet, *NET_ESTIMATORS)):
         raise TypeError(
             f"A FrozenEstimator around a {type(inner).__name__} was given; a pruner "

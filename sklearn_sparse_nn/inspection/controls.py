@@ -11,6 +11,7 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_random_state
 
 from sklearn_sparse_nn.dense.tabular import TabularNet
@@ -27,6 +28,7 @@ from sklearn_sparse_nn.inspection.controlled_fits import (
 from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.pruning.base import BasePruner
+from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 
 __all__ = ["controls"]
 
@@ -44,7 +46,7 @@ Result = dict[str, dict[str, float]]
 
 
 def controls(
-    pruner: BasePruner,
+    pruner: BasePruner | Pipeline,
     X: Any,
     y: Any,
     *,
@@ -76,8 +78,11 @@ def controls(
 
     Parameters
     ----------
-    pruner : PrunedClassifier or PrunedRegressor
-        The pruner, fitted or not: clones are fitted, and it is not changed. With a
+    pruner : PrunedClassifier, PrunedRegressor or Pipeline
+        The pruner, fitted or not: clones are fitted, and it is not changed. Of a
+        Pipeline that ends with one, the other steps are fitted to the training rows of
+        each repeat, for all arms: give the pipeline, not its last step, to whom the
+        rows would come untransformed. With a
         ``FrozenEstimator`` inside, the masks all start from that net, and the two
         dense nets are trained from scratch, for its own ``max_epochs`` and those of
         pruning and fine-tuning. Rows that the frozen net was trained on are no test
@@ -163,14 +168,23 @@ def controls(
     'At sparsity 0.500 pruni'
     """
     pandas = pandas_for("controls")
-    _check(pruner, X_test, y_test, n_repeats)
+    before, last = StepsBefore.of(pruner)
+    _check(before, last, X_test, y_test, n_repeats)
     scorer = resolve_scorer(pruner, scoring)
     seeds = check_random_state(as_seed(random_state)).randint(2**31 - 1, size=n_repeats)
-    unfitted = clone(pruner)  # workers need no fitted net
+    unfitted = clone(last)  # workers need no fitted net
     n_threads = torch.get_num_threads()
+    before = StepsBefore.of(clone(pruner))[0]
     results: list[Result] = Parallel(n_jobs=n_jobs)(
         delayed(_repeat)(
-            unfitted, (X, y), (X_test, y_test), test_size, scorer, int(seed), n_threads
+            unfitted,
+            (X, y),
+            (X_test, y_test),
+            test_size,
+            scorer,
+            int(seed),
+            n_threads,
+            before=before,
         )
         for seed in seeds
     )
@@ -185,12 +199,14 @@ def controls(
     return Bunch(table=table, sentence=sentence, scores=scores)
 
 
-def _check(pruner: Any, X_test: Any, y_test: Any, n_repeats: Any) -> None:
+def _check(
+    before: StepsBefore, pruner: Any, X_test: Any, y_test: Any, n_repeats: Any
+) -> None:
     if not isinstance(pruner, BasePruner):
         raise TypeError(
-            f"controls takes a PrunedClassifier or PrunedRegressor; got a "
-            f"{type(pruner).__name__}. Take the pruner out of a Pipeline or search, "
-            "and give it the rows that reach it there."
+            "controls takes a PrunedClassifier or PrunedRegressor, or a Pipeline that "
+            f"ends with one; got {before.kind(pruner)}. Of a search take its "
+            "best_estimator_."
         )
     if (X_test is None) != (y_test is None):
         given, missing = ("X_test", "y_test")
@@ -213,6 +229,8 @@ def _repeat(
     scorer: Callable[..., Any],
     seed: int,
     n_threads: int,
+    *,
+    before: StepsBefore,
 ) -> Result:
     """Fit and score every arm once, with one seed and on one split."""
     X, y = data
@@ -223,10 +241,11 @@ def _repeat(
         )
         test = X_test, y_test
     with _threads(n_threads):
+        before, rows = before.fit(X, y)
         pruner = seeded(pruner, seed)
-        pruned = seeded(pruner, seed).fit(X, y)
+        pruned = seeded(pruner, seed).fit(rows, y)
         arms = _arms(pruner, pruned)
-        result = {"pruned": _measured(pruned, scorer, test)}
+        result = {"pruned": _measured(before, pruned, scorer, test)}
         for name in _CONTROLS:
             arm = arms.get(name)
             if arm is None:
@@ -235,8 +254,8 @@ def _repeat(
                 with warnings.catch_warnings():
                     # Of a random mask it is no news, and "ask for less" no advice.
                     warnings.simplefilter("ignore", LayerCollapseWarning)
-                    arm.fit(X, y)
-                result[name] = _measured(arm, scorer, test)
+                    arm.fit(rows, y)
+                result[name] = _measured(before, arm, scorer, test)
     return result
 
 
@@ -268,8 +287,11 @@ def _arms(pruner: Any, pruned: Any) -> dict[str, Any]:
     return arms
 
 
-def _measured(fitted: Any, scorer: Callable[..., Any], test: Any) -> dict[str, float]:
-    return {"score": one_score(scorer, fitted, *test), **counts(fitted)}
+def _measured(
+    before: StepsBefore, fitted: Any, scorer: Callable[..., Any], test: Any
+) -> dict[str, float]:
+    score = one_score(scorer, before.around(fitted), *test)
+    return {"score": score, **counts(fitted)}
 
 
 def _row(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import is_classifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
@@ -42,6 +43,7 @@ from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
+from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 from sklearn_sparse_nn.statistics.shape import shape_of
 
@@ -52,7 +54,7 @@ _FROM_TRAINING = ("initial", "movement")
 
 
 def layer_sensitivity(
-    estimator: NetClassifierMixin | NetRegressorMixin,
+    estimator: NetClassifierMixin | NetRegressorMixin | Pipeline,
     X: Any,
     y: Any,
     *,
@@ -69,9 +71,10 @@ def layer_sensitivity(
 
     Parameters
     ----------
-    estimator : PrunedClassifier, PrunedRegressor or TabularNet
-        A fitted estimator, also around a net of your own. It is not changed. Weights
-        that are zero already stay zero, and count.
+    estimator : PrunedClassifier, PrunedRegressor, TabularNet or Pipeline
+        A fitted estimator, also around a net of your own, or a fitted Pipeline that
+        ends with one. It is not changed. Weights that are zero already stay zero, and
+        count.
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
         The rows to score on. The statistics of the importance are computed from all of
         them, once, on the net as it is.
@@ -132,27 +135,29 @@ def layer_sensitivity(
     [['hidden_0', 0.0, 32], ['hidden_0', 0.5, 16], ['hidden_0', 0.9, 3]]
     """
     pandas = pandas_for("layer_sensitivity")
-    if not isinstance(estimator, NET_ESTIMATORS):
+    before, last = StepsBefore.of(estimator)
+    if not isinstance(last, NET_ESTIMATORS):
         raise TypeError(
             "layer_sensitivity takes a fitted PrunedClassifier, PrunedRegressor, "
-            "TabularNetClassifier or TabularNetRegressor; got a "
-            f"{type(estimator).__name__}. A net of your own goes into a pruner as "
+            "TabularNetClassifier or TabularNetRegressor, or a Pipeline that ends with "
+            f"one; got {before.kind(last)}. A net of your own goes into a pruner as "
             "FrozenEstimator(net), with sparsity=0 and no epochs."
         )
-    check_is_fitted(estimator)
+    check_is_fitted(last)
     asked = _checked(sparsities)
     part = resolve_granularity(granularity)
     scorer = resolve_scorer(estimator, scoring)
     seed = as_seed(random_state)
     # A net, an importance or a score of the user's may draw from global generators.
     with isolated_rng(seed):
-        twin = deepcopy(estimator)
-        dense = _fed(twin, X, y, seed)
+        twin = deepcopy(last)
+        whole = before.around(twin)
+        dense = _fed(twin, before.rows(X), y, seed)
         layers = _targets(twin, dense, part)
         score = resolve_importance(importance)
         _check_importance(importance, score, part, layers, asked)
         pruning = _Pruning(score, part, _statistics(dense, layers, score), seed)
-        rows = _rows(layers, pruning, asked, lambda: one_score(scorer, twin, X, y))
+        rows = _rows(layers, pruning, asked, lambda: one_score(scorer, whole, X, y))
     return pandas.DataFrame(rows)
 
 
@@ -175,8 +180,9 @@ def _fed(estimator: Any, X: Any, y: Any, seed: int) -> DenseNet:
     y = column_or_1d(y)
     check_consistent_length(rows, y)
     kind = TabularNetClassifier if is_classifier(estimator) else TabularNetRegressor
-    frozen = FrozenEstimator(estimator)
-    return dense_net(frozen, kind, rows, y, random_state=seed)
+    # A search for a pipeline has a net that takes what comes out of its other steps.
+    _, found = StepsBefore.of(getattr(estimator, "best_estimator_", estimator))
+    return dense_net(FrozenEstimator(found), kind, rows, y, random_state=seed)
 
 
 def _targets(

@@ -11,13 +11,14 @@ from sklearn.base import MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import BaseCrossValidator, check_cv
-from sklearn.utils import Bunch, _safe_indexing, indexable
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch, _safe_indexing, column_or_1d, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
     process_routing,
 )
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import (
@@ -33,6 +34,7 @@ from sklearn_sparse_nn._compat import (
 from sklearn_sparse_nn.dense.base import (
     NetClassifierMixin,
     NetRegressorMixin,
+    NetRows,
     check_fit,
     refuse_metadata,
 )
@@ -42,14 +44,17 @@ from sklearn_sparse_nn.dense.tabular import (
     TabularNetClassifier,
     TabularNetRegressor,
 )
+from sklearn_sparse_nn.export import export_pipeline
 from sklearn_sparse_nn.nets.callbacks import clone_net, clone_without
 from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
 from sklearn_sparse_nn.pruning.fitted import PrunedNet
+from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 from sklearn_sparse_nn.pruning.progress import fit_task
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 from sklearn_sparse_nn.pruning.run import FITTED
+from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.search.levels import STARTS, Start, fit_levels
 from sklearn_sparse_nn.search.path import (
     Scoring,
@@ -76,7 +81,14 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     _default_estimator: ClassVar[type[TabularNet]]
     _pruner_class: ClassVar[type[BasePruner]]
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "estimator": [BasePruner, TabularNet, NeuralNet, FrozenEstimator, None],
+        "estimator": [
+            BasePruner,
+            TabularNet,
+            NeuralNet,
+            FrozenEstimator,
+            Pipeline,
+            None,
+        ],
         "sparsities": ["array-like", None],
         "start": [StrOptions(set(STARTS))],
         "select": [StrOptions(set(SELECTIONS)), callable],
@@ -93,7 +105,12 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
 
     def __init__(
         self,
-        estimator: BasePruner | TabularNet | NeuralNet | FrozenEstimator | None = None,
+        estimator: BasePruner
+        | TabularNet
+        | NeuralNet
+        | FrozenEstimator
+        | Pipeline
+        | None = None,
         *,
         sparsities: Sequence[float] | np.ndarray | None = None,
         start: Start = "previous",
@@ -150,7 +167,12 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
                 routed = process_routing(self, "fit", groups=groups)
                 groups = routed.splitter.split.get("groups")
             check_parameters(self)
-            _, targets = check_fit(self, X, y, self._row_rules(self._has_own_net()))
+            if isinstance(self.estimator, Pipeline):  # its steps may take any table
+                validate_data(self, X, skip_check_array=True)
+                targets = column_or_1d(y, warn=True)
+            else:
+                rules = self._row_rules(self._has_own_net())
+                _, targets = check_fit(self, X, y, rules)
             # Splitters and scorers get what was given, as from scikit-learn's searches.
             X, y = indexable(X, y)
             y = y if np.ndim(y) == 1 else targets  # a column is warned of once
@@ -170,13 +192,14 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
 
     def _search(self, X: Any, y: Any, groups: Any) -> dict[str, Any]:
         """Choose a level, and prune to it; return the fitted attributes."""
+        before, _ = StepsBefore.of(self.estimator)
         pruner = self._pruner()
         levels = check_levels(self.sparsities)
-        scorer = check_scoring(pruner, scoring=self.scoring)
+        scorer = check_scoring(before.around(pruner), scoring=self.scoring)
         self._check_deciding()
         cv = check_cv(self.cv, y, classifier=is_classifier(self))
         splits = list(cv.split(X, y, groups))
-        folds = self._folds(pruner, X, y, splits, levels, scorer)
+        folds = self._folds(before, pruner, X, y, splits, levels, scorer)
         results = cv_results(levels, [fold for _, fold in folds])
         dense = means_of([fold for fold, _ in folds])
         name = self._deciding(dense)
@@ -188,7 +211,11 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             tolerance=self.tolerance,
         )
         fitted, path = self._refit(
-            pruner, X, y, levels[best if self.start == "dense" else 0 : best + 1]
+            before,
+            pruner,
+            X,
+            y,
+            levels[best if self.start == "dense" else 0 : best + 1],
         )
         return {
             **fitted,
@@ -219,7 +246,14 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         return pruner
 
     def _folds(
-        self, pruner: Any, X: Any, y: Any, splits: Any, levels: Any, scorer: Any
+        self,
+        before: StepsBefore,
+        pruner: Any,
+        X: Any,
+        y: Any,
+        splits: Any,
+        levels: Any,
+        scorer: Any,
     ) -> list[Fold]:
         """Fit and score the path in every fold."""
         context = fit_context(self)
@@ -235,7 +269,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         caller = clone(self) if self.n_jobs not in (None, 1) else self
         folds: list[Fold] = Parallel(n_jobs=self.n_jobs)(
             delayed(_scored_path)(
-                clone(pruner), X, y, split, levels, scorer,
+                before, clone(pruner), X, y, split, levels, scorer,
                 start=self.start, number=k, task=task, caller=caller,
                 verbose=self.verbose,
             )
@@ -267,7 +301,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         return str(self.select_by)
 
     def _refit(
-        self, pruner: Any, X: Any, y: Any, levels: list[Any]
+        self, before: StepsBefore, pruner: Any, X: Any, y: Any, levels: list[Any]
     ) -> tuple[dict[str, Any], Bunch]:
         """Fit the path on all rows; return the fitted attributes of its last level."""
         task = fit_context(self)
@@ -275,8 +309,9 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
             task = task.subcontext(task_name="refit", max_subtasks=len(levels) + 1)
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
         reached, alive = [], []
+        before, rows = before.fit(X, y)
         for _, model, _ in fit_levels(
-            pruner, X, y, levels, start=self.start, context=task, caller=self
+            pruner, rows, y, levels, start=self.start, context=task, caller=self
         ):
             reached.append(model.sparsity_)
             alive.append(model.n_nonzero_)
@@ -290,17 +325,64 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         if has_callbacks(model):  # the pruner's own, which are not this estimator's
             model.set_callbacks()
         fitted = {name: getattr(model, name) for name in FITTED}
-        return {**fitted, "best_estimator_": model}, path
+        return {**fitted, "best_estimator_": before.around(model)}, path
 
     def _defaults(self) -> list[Any]:
         return [self._pruner_class(), self._default_estimator()]
 
+    def export(self) -> SparseModel:
+        """Make a sparse model, which predicts without torch and is saved as one file.
+
+        Returns
+        -------
+        model : SparseModel
+            With the same predictions, within float32 rounding; of a Pipeline with the
+            steps before its last one, as `export_pipeline` does.
+
+        Raises
+        ------
+        UnsupportedLayerError
+            The net, or a step before it, is not known to the sparse runtime.
+        sklearn.exceptions.NotFittedError
+            The search is not fitted.
+        """
+        check_is_fitted(self)
+        found = self.best_estimator_
+        return export_pipeline(found) if isinstance(found, Pipeline) else found.export()
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Mass of the surviving paths from each input of the net, adding up to 1.
+
+        With a Pipeline the inputs are the columns that reach its last step.
+        """
+        check_is_fitted(self)
+        importances: np.ndarray = self._found().feature_importances_
+        return importances
+
+    def _found(self) -> Any:
+        """Return the pruner that was found; of a pipeline its last step."""
+        return StepsBefore.of(self.best_estimator_)[1]
+
+    def _rows(self, X: Any) -> Any:
+        check_is_fitted(self)
+        before, found = StepsBefore.of(self.best_estimator_)
+        if before.pipe is None:
+            return super()._rows(X)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return found._rows(before.rows(X))
+
+    def _outputs(self, method: str, X: NetRows) -> np.ndarray:
+        outputs: np.ndarray = self._found()._outputs(method, X)
+        return outputs
+
     def _has_own_net(self) -> bool:
-        inner = self.estimator
+        _, inner = StepsBefore.of(self.estimator)
         return is_own_net(inner.estimator if isinstance(inner, BasePruner) else inner)
 
 
 def _scored_path(
+    before: StepsBefore,
     pruner: Any,
     X: Any,
     y: Any,
@@ -321,11 +403,12 @@ def _scored_path(
     rows = []
     if task is not None:
         task.call_on_fit_task_begin(estimator=caller)
+    before, train = before.fit(X, y)
     for level, model, seconds in fit_levels(
-        pruner, X, y, levels, start=start, context=task, caller=caller
+        pruner, train, y, levels, start=start, context=task, caller=caller
     ):
         begin = perf_counter()
-        scores = scores_of(scorer, model, X_test, y_test)
+        scores = scores_of(scorer, before.around(model), X_test, y_test)
         rows.append({"scores": scores, "fit": seconds, "score": perf_counter() - begin})
         if verbose:
             text = "  ".join(f"{name} {score:.4g}" for name, score in scores.items())
@@ -371,9 +454,11 @@ class PrunedClassifierCV(_ScorerMixin, NetClassifierMixin, BasePrunedCV):
 
     Parameters
     ----------
-    estimator : pruner, TabularNet, skorch net or None, default=None
+    estimator : pruner, TabularNet, skorch net, Pipeline or None, default=None
         The pruner to fit at every level; its `sparsity` is not used. A net, frozen or
-        not, stands for a pruner around it with defaults. It is never changed.
+        not, stands for a pruner around it with defaults. Or a Pipeline that ends with
+        one of these: its other steps are fitted in each fold, and rows are what the
+        pipeline takes. It is never changed.
     sparsities : sequence of float or of int, or None, default=None
         The levels to choose from: fractions of zeros, or numbers of non-zeros to keep.
         None for ten levels whose densities are spaced evenly on a log scale, from 50 %
@@ -491,9 +576,11 @@ class PrunedRegressorCV(_ScorerMixin, NetRegressorMixin, BasePrunedCV):
 
     Parameters
     ----------
-    estimator : pruner, TabularNet, skorch net or None, default=None
+    estimator : pruner, TabularNet, skorch net, Pipeline or None, default=None
         The pruner to fit at every level; its `sparsity` is not used. A net, frozen or
-        not, stands for a pruner around it with defaults. It is never changed.
+        not, stands for a pruner around it with defaults. Or a Pipeline that ends with
+        one of these: its other steps are fitted in each fold, and rows are what the
+        pipeline takes. It is never changed.
     sparsities : sequence of float or of int, or None, default=None
         The levels to choose from: fractions of zeros, or numbers of non-zeros to keep.
         None for ten levels whose densities are spaced evenly on a log scale, from 50 %

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import clone, is_regressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_consistent_length
 from skorch import NeuralNet
@@ -17,6 +18,7 @@ from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.callbacks import clone_net
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
+from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 from sklearn_sparse_nn.search.levels import STARTS, Start, fit_levels
 
@@ -28,7 +30,7 @@ _N_LEVELS, _DENSEST, _SPARSEST = 10, 0.5, 0.005  # fractions of the weights that
 
 
 def pruning_path(
-    estimator: BasePruner | TabularNet | NeuralNet | FrozenEstimator | None,
+    estimator: BasePruner | TabularNet | NeuralNet | FrozenEstimator | Pipeline | None,
     X: Any,
     y: Any,
     *,
@@ -49,8 +51,9 @@ def pruning_path(
     ----------
     estimator : PrunedClassifier, PrunedRegressor, TabularNet, skorch net or None
         The pruner; its `sparsity` is not used. A net stands for a pruner of its kind
-        with defaults, None for ``PrunedClassifier()``. Clones are fitted; it is not
-        changed.
+        with defaults, None for ``PrunedClassifier()``. Or a Pipeline that ends with
+        one of these: its other steps are fitted once, on `X`, and models are
+        pipelines. Clones are fitted; it is not changed.
     X : {array-like, sparse matrix, DataFrame} of shape (n_samples, n_features)
         The rows to train on.
     y : array-like of shape (n_samples,)
@@ -136,17 +139,21 @@ def pruning_path(
         raise InvalidParameterError(
             f"The 'start' parameter must be one of {STARTS}. Got {start!r} instead."
         )
+    before, _ = StepsBefore.of(estimator)
     pruner = as_pruner(estimator)
     levels = check_levels(sparsities)
-    scorer = check_scoring(pruner, scoring=scoring)
+    scorer = check_scoring(before.around(pruner), scoring=scoring)
     if X_val is not None:
         check_consistent_length(X_val, y_val)
         _check_width(X, X_val)
     if on_level is not None and not callable(on_level):
         raise TypeError(f"on_level must be a function or None. Got {on_level!r}.")
-    models, scores, times = [], [], []
-    for level, model, seconds in fit_levels(pruner, X, y, levels, start=start):
+    before, rows = before.fit(X, y)
+    pruners, models, scores, times = [], [], [], []
+    for level, pruned, seconds in fit_levels(pruner, rows, y, levels, start=start):
+        model = before.around(pruned)
         score = None if X_val is None else scorer(model, X_val, y_val)
+        pruners.append(pruned)
         models.append(model)
         scores.append(score)
         times.append(seconds)
@@ -156,8 +163,8 @@ def pruning_path(
         sparsities=levels,
         models=models[1:],
         dense=models[0],
-        sparsity=np.array([model.sparsity_ for model in models[1:]]),
-        n_nonzero=np.array([model.n_nonzero_ for model in models[1:]]),
+        sparsity=np.array([pruned.sparsity_ for pruned in pruners[1:]]),
+        n_nonzero=np.array([pruned.n_nonzero_ for pruned in pruners[1:]]),
         scores=None if X_val is None else _stacked(scores[1:]),
         dense_score=scores[0],
         fit_time=np.array(times[1:]),
@@ -179,8 +186,8 @@ def as_pruner(estimator: Any, kind: type[BasePruner] | None = None) -> BasePrune
 
     Parameters
     ----------
-    estimator : pruner, TabularNet, skorch.NeuralNet, FrozenEstimator or None
-        The estimator; it is not changed.
+    estimator : pruner, TabularNet, skorch.NeuralNet, FrozenEstimator, Pipeline or None
+        The estimator; it is not changed. Of a Pipeline its last step counts.
     kind : type or None, default=None
         The pruner for a net; None to choose it by the kind of the net.
 
@@ -188,6 +195,7 @@ def as_pruner(estimator: Any, kind: type[BasePruner] | None = None) -> BasePrune
     -------
     pruner : PrunedClassifier or PrunedRegressor
     """
+    before, estimator = StepsBefore.of(estimator)
     if isinstance(estimator, BasePruner):
         for name in ("threshold", "budget"):
             if getattr(estimator, name) is not None:
@@ -199,9 +207,9 @@ def as_pruner(estimator: Any, kind: type[BasePruner] | None = None) -> BasePrune
     kinds = (TabularNet, NeuralNet, FrozenEstimator, type(None))
     if not isinstance(estimator, kinds):
         raise TypeError(
-            "A path takes a PrunedClassifier or PrunedRegressor, or a net for one; got "
-            f"a {type(estimator).__name__}. Of a Pipeline or a search take the pruner "
-            "that is in it, and the rows that reach it there."
+            "A path takes a PrunedClassifier or PrunedRegressor, a net for one, or a "
+            f"Pipeline that ends with one of these; got {before.kind(estimator)}. "
+            "Of a search take its best_estimator_."
         )
     inner = estimator
     if isinstance(estimator, FrozenEstimator):
