@@ -363,6 +363,8 @@ class SparseModel:
         if isinstance(self._engine, KernelEngine):
             checked = check_rows(X, self.n_features_in_, self._names())[:_TUNING_ROWS]
             rows = checked if isinstance(checked, np.ndarray) else checked.toarray()
+            if self.graph.stage.steps:  # which fill NaN before the kernels see them
+                rows = np.nan_to_num(rows)
             self._engine.use(tuned(self._engine, np.ascontiguousarray(rows, _FLOAT32)))
         return self
 
