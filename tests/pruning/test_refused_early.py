@@ -316,7 +316,6 @@ def test_a_schedule_that_ends_before_the_training(classes, name):
         ("ReduceLROnPlateau", {}),
         ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.1, "step_every": "batch"}),
     ],
-    ids=str,
 )
 def test_a_schedule_that_is_long_enough(classes, policy, options):
     net = scheduled(policy, **options)
