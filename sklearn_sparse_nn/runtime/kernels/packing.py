@@ -97,29 +97,11 @@ def pack_tiles(
     tiles : Tiles
         The packed weight; a row's columns rise from entry to entry.
     """
-    n_out, n_in = weight.shape
-    rows = np.repeat(np.arange(n_out), np.diff(weight.indptr))
-    in_group = np.zeros(n_out, dtype=bool)
-    in_group[: len(grouped) * GROUP] = np.repeat(grouped, GROUP)
-    of_group = in_group[rows]
-    columns = weight.indices.astype(np.int64)
+    alone = np.ones(weight.shape[0], dtype=bool)
+    alone[: len(grouped) * GROUP] = np.repeat(~grouped, GROUP)
     parts = [
-        _group_entries(
-            rows[of_group],
-            columns[of_group],
-            weight.data[of_group],
-            grouped,
-            n_in,
-            relu,
-        ),
-        _row_entries(
-            rows[~of_group],
-            columns[~of_group],
-            weight.data[~of_group],
-            np.flatnonzero(~in_group),
-            min(panel, _NARROW),
-            relu,
-        ),
+        _group_entries(weight, np.flatnonzero(grouped), relu),
+        _row_entries(weight, np.flatnonzero(alone), min(panel, _NARROW), relu),
     ]
     return Tiles(
         np.concatenate([p.entries for p in parts]).astype(np.int32),
@@ -128,62 +110,76 @@ def pack_tiles(
     )
 
 
-def _row_entries(
-    rows: Ints, columns: Ints, data: Floats, members: Ints, panel: int, relu: bool
-) -> Tiles:
+def _row_entries(weight: csr_array, members: Ints, panel: int, relu: bool) -> Tiles:
     """Build entries of one output row each, panel by panel."""
-    panels = columns // panel
-    order = np.argsort(panels, kind="stable")
-    entries = _entries(rows, panels, members, panel, relu)
-    return Tiles(entries, data[order], columns[order] - panels[order] * panel)
+    if len(members) < weight.shape[0]:
+        weight = weight[members]
+    panels = weight.indices // panel
+    entries, order = _entries(weight.indptr, panels, members, panel, relu)
+    columns = weight.indices - panels * panel
+    return Tiles(entries, weight.data[order], columns[order])
 
 
-def _entries(units: Ints, panels: Ints, members: Ints, panel: int, relu: bool) -> Ints:
-    """Count the columns of every unit by panel; mark its first and last entry."""
+def _entries(
+    indptr: Ints, panels: Ints, members: Ints, panel: int, relu: bool
+) -> tuple[Ints, Ints]:
+    """Count the columns of every unit by panel; mark its first and last entry.
+
+    Return the order of the columns, too: by panel, then by unit. The columns of a unit
+    in a panel stand side by side already, so whole runs are put in order.
+    """
+    begins = np.empty(len(panels), dtype=bool)
+    np.not_equal(panels[1:], panels[:-1], out=begins[1:])
+    begins[indptr[:-1][indptr[:-1] < indptr[1:]]] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=len(panels))
+    units = np.searchsorted(indptr, starts, side="right") - 1
     n_panels = int(panels.max(initial=0)) + 1
-    place = np.zeros(int(members.max(initial=-1)) + 1, dtype=np.int64)
-    place[members] = np.arange(len(members))
-    counts = np.bincount(
-        panels * len(members) + place[units], minlength=n_panels * len(members)
-    ).reshape(n_panels, -1)
+    counts = np.zeros((n_panels, len(members)), dtype=np.int64)
+    counts[panels[starts], units] = lengths
     any_before = np.cumsum(counts, axis=0) - counts > 0
     any_after = counts.sum(axis=0) - np.cumsum(counts, axis=0) > 0
     flags = ACCUMULATE * any_before + RELU * relu * ~any_after
     present = counts > 0
     present[0] |= counts.sum(axis=0) == 0  # a unit without columns has its bias
     p, m = np.nonzero(present)
-    return np.stack([members[m], counts[p, m], flags[p, m], p * panel], axis=1)
+    entries = np.stack([members[m], counts[p, m], flags[p, m], p * panel], axis=1)
+    runs = np.argsort(panels[starts], kind="stable")
+    lengths = lengths[runs]
+    order = np.arange(len(panels))
+    order += np.repeat(starts[runs] - (np.cumsum(lengths) - lengths), lengths)
+    return entries, order
 
 
-def _group_entries(
-    rows: Ints,
-    columns: Ints,
-    data: Floats,
-    grouped: NDArray[np.bool_],
-    n_in: int,
-    relu: bool,
-) -> Tiles:
+def _group_entries(weight: csr_array, groups: Ints, relu: bool) -> Tiles:
     """Build entries of four output rows each, with the columns that any of them has."""
-    groups = np.flatnonzero(grouped)
+    n_in = weight.shape[1]
     if not len(groups):
         none = np.zeros(0, dtype=np.int64)
         return Tiles(none.reshape(0, 4), np.zeros(0, dtype=np.float32), none)
-    keys, place = np.unique(rows // GROUP * n_in + columns, return_inverse=True)
-    weights = np.zeros((len(keys), GROUP), dtype=np.float32)
-    weights[place, rows % GROUP] = data
-    units, columns = keys // n_in, keys % n_in
-    panels = columns // _NARROW
-    order = np.argsort(panels, kind="stable")
-    entries = _entries(units, panels, groups, _NARROW, relu)
+    fours = [weight[groups * GROUP + i] for i in range(GROUP)]
+    a, b, c, d = (_with_data(w, np.ones(w.nnz, dtype=np.int64)) for w in fours)
+    either = (a + b) + (c + d)
+    either = _with_data(either, np.arange(1, either.nnz + 1))  # 0 would be left out
+    weights = np.zeros((either.nnz, GROUP), dtype=np.float32)
+    for i, (w, ones) in enumerate(zip(fours, (a, b, c, d), strict=True)):
+        weights[either.multiply(ones).data - 1, i] = w.data
+    panels = either.indices // _NARROW
+    entries, order = _entries(either.indptr, panels, groups, _NARROW, relu)
     entries[:, 0] *= GROUP
     entries[:, 2] |= GROUPED
-    columns = (columns - panels * _NARROW)[order]
+    columns = (either.indices - panels * _NARROW)[order]
     # Dense layers: where all entries have all columns, they are kept once.
-    if len(groups) > 1 and len(keys) == len(groups) * n_in and n_in <= _NARROW:
+    if len(groups) > 1 and either.nnz == len(groups) * n_in and n_in <= _NARROW:
         entries[:, 2] |= SHARED
         entries[-1, 2] ^= SHARED
         columns = columns[:n_in]
     return Tiles(entries, weights[order].ravel(), columns)
+
+
+def _with_data(weight: csr_array, data: Ints) -> csr_array:
+    """Return other numbers in the places of a weight."""
+    return csr_array((data, weight.indices, weight.indptr), shape=weight.shape)
 
 
 def pack_slices(weight: csr_array, bias: Floats) -> Slices:
@@ -214,11 +210,9 @@ def pack_slices(weight: csr_array, bias: Floats) -> Slices:
     place[order[:n_out]] = np.arange(n_out)
     steps = counts[order[:n_out:LANES]]  # the longest of every slice
     starts = np.concatenate([[0], np.cumsum(steps)])
-    rows = np.repeat(np.arange(n_out), counts)
-    within = np.arange(len(rows)) - np.repeat(
-        weight.indptr[:-1].astype(np.int64), counts
-    )
-    slot = (starts[place[rows] // LANES] + within) * LANES + place[rows] % LANES
+    first = starts[place // LANES] * LANES + place % LANES
+    slot = np.arange(weight.nnz) * LANES
+    slot += np.repeat(first - weight.indptr[:-1].astype(np.int64) * LANES, counts)
     weights = np.zeros(starts[-1] * LANES, dtype=np.float32)
     columns = np.full(starts[-1] * LANES, n_in, dtype=np.uint16)
     weights[slot] = weight.data
@@ -246,7 +240,7 @@ def pack_dense(weight: csr_array, bias: Floats) -> tuple[Floats, Floats]:
     n_out, n_in = weight.shape
     n_slices = -(-n_out // SIDE)
     full = np.zeros((n_slices * SIDE, n_in), dtype=np.float32)
-    full[:n_out] = weight.toarray()
+    weight.toarray(out=full[:n_out])
     turned = full.reshape(n_slices, SIDE, n_in).transpose(0, 2, 1)
     return turned.ravel(), _padded(bias, SIDE)
 
