@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sklearn_sparse_nn.statistics.row_gradients import squares_side_by_side
 from sklearn_sparse_nn.statistics.sampling import Sample, at_least_float32
 from sklearn_sparse_nn.statistics.uses import Calls, StatisticError, Uses, graph_nodes
 
@@ -86,7 +87,8 @@ def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
 
     If all layers are Linear and see each row once, and the loss has no weights or terms
     of its own, a row's gradient is the outer product of output gradients and inputs, so
-    whole batches are squared at once. Otherwise rows are run one by one.
+    whole batches are squared at once. Otherwise torch differentiates the rows of a
+    batch side by side; where it cannot, they are run one by one.
 
     Parameters
     ----------
@@ -99,6 +101,8 @@ def mean_squared_gradient(sample: Sample) -> dict[str, Tensor]:
         The mean squared gradients.
     """
     at_once = _squares_of_outer_products(sample)
+    if at_once is None:
+        at_once = squares_side_by_side(sample)
     if at_once is not None:
         return at_once
     found = _Mean(sample)

@@ -7,6 +7,8 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
 from sklearn_sparse_nn.nets.layers import prunable_layers
+from sklearn_sparse_nn.statistics import row_gradients
+from sklearn_sparse_nn.statistics.sampling import Sample
 from tests.statistics.nets import (
     N_ROWS,
     Summed,
@@ -71,7 +73,40 @@ SQUARED = {
     "in place": (lambda: mlp(nn.ReLU(inplace=True)), (4,)),
     "by position": (lambda: Summed(nn.Linear(5, 6), 4).double(), (4, 5)),
     "tied": (Tied, (4,)),
+    "convolution": (lambda: convolution(nn.BatchNorm2d(3)), (2, 5, 5)),
+    "group norm": (lambda: convolution(nn.GroupNorm(3, 3)), (2, 5, 5)),
+    "recurrent": (lambda: Recurrent(), (4, 5)),
+    "by a row's number": (lambda: Decided(), (4,)),
 }
+
+
+def convolution(norm):
+    layers = nn.Conv2d(2, 3, 3), norm, nn.ReLU(inplace=True), nn.Flatten()
+    return nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(27, 3)).double()
+
+
+class Recurrent(nn.Module):
+    """Torch has no rule to run an LSTM's rows side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTM(5, 4, batch_first=True, dtype=torch.float64)
+        self.head = nn.Linear(4, 3, dtype=torch.float64)
+
+    def forward(self, X):
+        return torch.relu(self.head(self.cell(X)[0])).sum(1)
+
+
+class Decided(nn.Module):
+    """A forward that asks for a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 3, 4, dtype=torch.float64)
+
+    def forward(self, X):
+        found = self.conv(X[:, None])[..., 0]
+        return found if float(X.sum()) > 0 else 2 * found
 
 
 @pytest.mark.parametrize("kind", SQUARED)
@@ -81,6 +116,29 @@ def test_squared_gradients_are_those_of_single_rows(kind):
     X, y = rows(*shape)
     expected = [(grads**2).mean(0) for grads in own_gradients(net, X, y)]
     assert_by_layer(gathered(net, X, y, "grad_sq"), expected)
+
+
+def test_rows_are_run_side_by_side_where_torch_can(monkeypatch):
+    sizes, batches = [], Sample.batches
+    monkeypatch.setattr(
+        Sample,
+        "batches",
+        lambda self, size=None: sizes.append(size) or batches(self, size),
+    )
+    for kind, alone in (("convolution", False), ("tied", False), ("recurrent", True)):
+        sizes.clear()
+        make, shape = SQUARED[kind]
+        gathered(net_of(make()), *rows(*shape), "grad_sq")
+        assert (1 in sizes) == alone, kind
+
+
+def test_more_weights_than_fit_are_run_in_smaller_parts(monkeypatch):
+    net = net_of(convolution(nn.GroupNorm(3, 3)))
+    X, y = rows(2, 5, 5)
+    whole = gathered(net, X, y, "grad_sq")
+    n_weights = sum(grads.numel() for grads in whole.values())
+    monkeypatch.setattr(row_gradients, "_NUMBERS", 2 * n_weights)
+    assert_by_layer(gathered(net, X, y, "grad_sq"), whole.values())
 
 
 def test_squared_gradients_under_class_weights_do_not_depend_on_the_batch():
