@@ -40,7 +40,12 @@ from sklearn_sparse_nn.nets.callbacks import (
     refuse_to_pickle,
 )
 from sklearn_sparse_nn.nets.modules import ACTIVATIONS, NORMS, TabularModule
-from sklearn_sparse_nn.nets.seeding import GlobalState, as_seed, is_ours
+from sklearn_sparse_nn.nets.seeding import (
+    GlobalState,
+    as_seed,
+    is_ours,
+    plain_torch,
+)
 from sklearn_sparse_nn.nets.targets import Labels, Values
 from sklearn_sparse_nn.training.run import TrainingRun, drop_training_state
 
@@ -203,8 +208,8 @@ class TabularNet(BaseEstimator):
         with transaction(self):
             X, y = check_fit(self, X, y, FLOAT_ROWS)
             targets = self._learn_targets(y)
-            net = self.build_net(X, y, targets).initialize()
             with self._global_state().isolated():
+                net = self.build_net(X, y, targets).initialize()
                 run = TrainingRun(net, as_net_input(X), targets.encode(y))
                 for _ in range(net.max_epochs):
                     if not run.epoch("dense"):
@@ -230,7 +235,8 @@ class TabularNet(BaseEstimator):
         return check_rows(self, X, FLOAT_ROWS)
 
     def _outputs(self, method: str, X: Any) -> np.ndarray:
-        return getattr(self.net_, method)(as_net_input(X))
+        with plain_torch():
+            return getattr(self.net_, method)(as_net_input(X))
 
     def build_net(self, X: Any, y: np.ndarray, targets: Labels | Values) -> Any:
         """Build the skorch net for validated data, seeded but not initialized.

@@ -15,12 +15,14 @@ from sklearn_sparse_nn.export.graphs import emit
 from sklearn_sparse_nn.export.reading.convert import convert
 from sklearn_sparse_nn.export.skorch_nets import output_of, refuse_unknown_net
 from sklearn_sparse_nn.export.steps import PLAIN, Step
+from sklearn_sparse_nn.nets.seeding import plain_torch
 from sklearn_sparse_nn.nets.targets import Values
 from sklearn_sparse_nn.runtime import SparseModel
 
 __all__ = ["as_steps", "export_module", "export_pruner", "head_of"]
 
 
+@plain_torch(own_net=True)
 def export_module(
     module: nn.Module,
     *,
@@ -91,6 +93,7 @@ def export_module(
     )
 
 
+@plain_torch(own_net=True)
 def export_pruner(estimator: Any, rows: np.ndarray | None = None) -> SparseModel:
     """Make a sparse model of a fitted pruner, or of a TabularNet.
 

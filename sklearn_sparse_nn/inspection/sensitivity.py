@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -37,12 +36,13 @@ from sklearn_sparse_nn.dense.base import (
     NetClassifierMixin,
     NetRegressorMixin,
 )
-from sklearn_sparse_nn.dense.source import DenseNet, dense_net
+from sklearn_sparse_nn.dense.source import DenseNet, dense_net, is_own_net
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
+from sklearn_sparse_nn.nets.copies import private_twin
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
-from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng
+from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng, plain_torch
 from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 from sklearn_sparse_nn.statistics.shape import shape_of
@@ -149,8 +149,11 @@ def layer_sensitivity(
     scorer = resolve_scorer(estimator, scoring)
     seed = as_seed(random_state)
     # A net, an importance or a score of the user's may draw from global generators.
-    with isolated_rng(seed):
-        twin = deepcopy(last)
+    own = is_own_net(last)
+    with plain_torch(own_net=own, autocast=own), isolated_rng(seed):
+        twin: Any = object.__new__(type(last))
+        vars(twin).update(vars(last))
+        twin.net_ = private_twin(last.net_, share_weights=False)
         whole = before.around(twin)
         dense = _fed(twin, before.rows(X), y, seed)
         layers = _targets(twin, dense, part)

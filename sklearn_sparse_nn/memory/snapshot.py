@@ -12,6 +12,7 @@ from skorch import NeuralNet
 from torch.optim.lr_scheduler import LambdaLR
 
 from sklearn_sparse_nn.nets.host import pickles_without_best
+from sklearn_sparse_nn.nets.seeding import plain_torch
 
 __all__ = ["Snapshot"]
 
@@ -84,7 +85,9 @@ class Snapshot:
         -------
         value : object
         """
-        return _Unpickler(io.BytesIO(self.blob), (*data, *self.parts)).load()
+        # Tensors that are made in inference mode cannot be trained.
+        with plain_torch(own_net=True, autocast=True):
+            return _Unpickler(io.BytesIO(self.blob), (*data, *self.parts)).load()
 
 
 class _Pickler(cloudpickle.Pickler):

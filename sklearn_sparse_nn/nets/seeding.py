@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral, Real
 from types import FunctionType
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-__all__ = ["GlobalState", "as_seed", "is_ours", "isolated_rng"]
+__all__ = ["GlobalState", "as_seed", "is_ours", "isolated_rng", "plain_torch"]
 
 # The global generators belong to the process, so fits of user nets in several
 # threads take turns: interleaved they would be neither reproducible nor restorable.
@@ -96,16 +96,23 @@ class GlobalState:
     used : bool, default=True
         Whether code that someone else wrote may draw from them. If not, every method
         leaves them alone.
+    own_net : bool, default=False
+        Whether the net is a user's own, as in `plain_torch`.
     """
 
-    def __init__(self, seed: int, used: bool = True) -> None:
+    def __init__(self, seed: int, used: bool = True, *, own_net: bool = False) -> None:
         self.seed = seed
         self.used = used
+        self.own_net = own_net
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Seed the global generators, then restore them as they were found."""
-        with isolated_rng(self.seed) if self.used else nullcontext():
+        """Seed the global generators, then restore them as they were found.
+
+        What else of torch is global is plain inside, as in `plain_torch`.
+        """
+        rng = isolated_rng(self.seed) if self.used else nullcontext()
+        with plain_torch(own_net=self.own_net, autocast=self.own_net), rng:
             yield
 
     def copy(self) -> Any:
@@ -139,6 +146,48 @@ class GlobalState:
         state = self.copy()
         yield
         self.restore(state)
+
+
+@contextmanager
+def plain_torch(*, own_net: bool = False, autocast: bool = False) -> Iterator[None]:
+    """Run code as outside of all contexts of torch, then restore them.
+
+    Gradients are on, and tensors are made on the CPU. Nets of this package also do not
+    depend on the default dtype, on autocast, or, while no GPU is in use, on the
+    precision of matrix products.
+
+    Parameters
+    ----------
+    own_net : bool, default=False
+        Whether the net is a user's own: it has the default dtype and the precision that
+        the user has set.
+    autocast : bool, default=False
+        Whether autocast stays on, where it is.
+
+    Examples
+    --------
+    >>> with torch.no_grad(), plain_torch():
+    ...     torch.is_grad_enabled()
+    True
+    """
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    ours = not own_net
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.empty(0).device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if not autocast and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if ours and dtype is not torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        if ours and precision != "highest" and not torch.cuda.is_initialized():
+            stack.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision("highest")
+        yield
 
 
 @contextmanager

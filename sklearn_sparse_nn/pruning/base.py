@@ -157,7 +157,9 @@ class BasePruner(MetaEstimatorMixin, PrunedNet):
         parts: list[Any] = [self.importance, self.allocation, self.schedule]
         parts += [self.granularity, self.regrow]
         used = may_draw(source) or not is_ours(*parts)
-        state = GlobalState(as_seed(self.random_state), used)
+        state = GlobalState(
+            as_seed(self.random_state), used, own_net=is_own_net(source)
+        )
         with state.isolated():
             dense = dense_net(
                 source,

@@ -208,7 +208,7 @@ def _global_state(pruner: Pruner, run: PruningRun | None) -> GlobalState:
     parts = pruner.importance, pruner.allocation, pruner.granularity
     used = may_draw(_source(pruner)) or not is_ours(*parts)
     seed = as_seed(pruner.random_state) if run is None else run.global_state.seed
-    return GlobalState(seed, used)
+    return GlobalState(seed, used, own_net=is_own_net(_source(pruner)))
 
 
 def _go_on(run: PruningRun, state: GlobalState) -> None:

@@ -28,6 +28,7 @@ from sklearn_sparse_nn.nets.connectivity import (
     linear_chain,
 )
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, unprunable_weights
+from sklearn_sparse_nn.nets.seeding import plain_torch
 from sklearn_sparse_nn.pruning.limits import costs_of
 from sklearn_sparse_nn.pruning.nested import NestedDefault
 from sklearn_sparse_nn.runtime import SparseModel
@@ -87,7 +88,9 @@ class PrunedNet(
         if format != "dense":
             refuse_dataframe_output(self)
         rows = net_rows(self._rows(X), self._own_dtype)
-        hidden = hidden_activations(self.net_, rows)
+        own = self._own_dtype is not None
+        with plain_torch(own_net=own, autocast=own):
+            hidden = hidden_activations(self.net_, rows)
         return hidden.toarray() if format == "dense" else hidden.asformat(format)
 
     def export(self) -> SparseModel:
@@ -196,7 +199,9 @@ class PrunedNet(
         if X.ndim == 2 and X.dtype.kind == "f":
             model = predicting_model(self, X)
         if model is None:
-            return getattr(self.net_, method)(net_rows(X, self._own_dtype))
+            own = self._own_dtype is not None
+            with plain_torch(own_net=own, autocast=own):
+                return getattr(self.net_, method)(net_rows(X, self._own_dtype))
         if not is_classifier(self):
             return model.forward(X)
         if model.output == "identity":

@@ -18,7 +18,7 @@ from sklearn_sparse_nn import (
     TabularNetClassifier,
     pruning_path,
 )
-from sklearn_sparse_nn.inspection import controls
+from sklearn_sparse_nn.inspection import controls, layer_sensitivity
 from tests.pruning.nets import own_net, small
 
 QUICK = {
@@ -225,6 +225,8 @@ def test_a_pruner_with_such_callbacks_is_pickled(classes, name):
         assert np.array_equal(copy.predict(classes[0]), pruner.predict(classes[0]))
 
 
-def test_a_comparison_with_controls_takes_such_callbacks(classes):
+def test_inspections_take_such_callbacks(classes):
     pruner = PrunedClassifier(own_net(callbacks=[Notes()]), **QUICK)
+    holds = PrunedClassifier(own_net(callbacks=[MAKE["holds"]()]), **QUICK)
+    assert len(layer_sensitivity(holds.fit(*classes), *classes)) > 1
     assert controls(pruner, *classes, n_repeats=1) is not None
