@@ -126,6 +126,8 @@ def refuse_dicts(X: object) -> None:
     TypeError
         `X` is a dict, or a list or array of dicts.
     """
+    if sparse.issparse(X):  # one format of scipy is a dict
+        return
     first = X[0] if isinstance(X, (list, tuple, np.ndarray)) and len(X) else None
     if not isinstance(X, Mapping) and not isinstance(first, Mapping):
         return

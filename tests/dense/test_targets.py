@@ -5,6 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from sklearn_sparse_nn import (
     PrunedClassifier,
@@ -93,6 +94,12 @@ def test_log_probabilities():
         model.fit(X, labels)
         expected = np.log(model.predict_proba(X))
         np.testing.assert_array_equal(model.predict_log_proba(X), expected)
+
+
+@pytest.mark.parametrize("kind", [sparse.dok_array, sparse.dok_matrix])
+def test_a_sparse_format_that_is_a_dict_is_no_dict(kind):
+    expected = NET.fit(X, y).predict(X)
+    np.testing.assert_allclose(NET.fit(kind(X), y).predict(kind(X)), expected)
 
 
 @pytest.mark.parametrize(
