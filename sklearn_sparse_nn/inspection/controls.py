@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_random_state
 
+from sklearn_sparse_nn.dense.pipelines import StepsBefore
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
 from sklearn_sparse_nn.inspection.controlled_fits import (
@@ -28,7 +29,6 @@ from sklearn_sparse_nn.inspection.controlled_fits import (
 from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_scorer
 from sklearn_sparse_nn.nets.seeding import as_seed
 from sklearn_sparse_nn.pruning.base import BasePruner
-from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 
 __all__ = ["controls"]
 

@@ -36,6 +36,7 @@ from sklearn_sparse_nn.dense.base import (
     NetClassifierMixin,
     NetRegressorMixin,
 )
+from sklearn_sparse_nn.dense.pipelines import StepsBefore
 from sklearn_sparse_nn.dense.source import DenseNet, dense_net, is_own_net
 from sklearn_sparse_nn.dense.tabular import TabularNetClassifier, TabularNetRegressor
 from sklearn_sparse_nn.exceptions import LayerCollapseWarning
@@ -43,7 +44,6 @@ from sklearn_sparse_nn.inspection.scoring import one_score, pandas_for, resolve_
 from sklearn_sparse_nn.nets.copies import private_twin
 from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 from sklearn_sparse_nn.nets.seeding import as_seed, isolated_rng, plain_torch
-from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 from sklearn_sparse_nn.statistics.gathering import GATHERED, gather
 from sklearn_sparse_nn.statistics.shape import shape_of
 

@@ -20,6 +20,7 @@ from sklearn_sparse_nn.dense.base import (
     NetRows,
     check_rows,
 )
+from sklearn_sparse_nn.dense.nested import NestedDefault
 from sklearn_sparse_nn.dense.source import net_rows
 from sklearn_sparse_nn.export import export_pruner, predicting_model
 from sklearn_sparse_nn.nets.connectivity import (
@@ -30,7 +31,6 @@ from sklearn_sparse_nn.nets.connectivity import (
 from sklearn_sparse_nn.nets.layers import as_sparse, prunable_layers, unprunable_weights
 from sklearn_sparse_nn.nets.seeding import plain_torch
 from sklearn_sparse_nn.pruning.limits import costs_of
-from sklearn_sparse_nn.pruning.nested import NestedDefault
 from sklearn_sparse_nn.runtime import SparseModel
 from sklearn_sparse_nn.statistics.activations import hidden_activations
 

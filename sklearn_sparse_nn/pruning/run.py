@@ -33,7 +33,7 @@ from sklearn_sparse_nn.pruning.parameters import Pruner
 from sklearn_sparse_nn.pruning.progress import History, Row
 from sklearn_sparse_nn.pruning.request import Request, resolve_request
 from sklearn_sparse_nn.statistics.shape import NetShape, shape_of
-from sklearn_sparse_nn.training.holding import MaskHolder
+from sklearn_sparse_nn.training.holding import MaskHolder, check_zeros
 from sklearn_sparse_nn.training.movement import Movement
 from sklearn_sparse_nn.training.rewinding import Beginning
 from sklearn_sparse_nn.training.run import (
@@ -442,23 +442,8 @@ class PruningRun:
         """
         drop_training_state(self.net)
         spare_global_rng(self.net)
-        self._check_zeros(exactly=snapshot is None)
+        check_zeros(self.net.module_, self.masks, exactly=snapshot is None)
         return self._attributes(self.net, snapshot)
-
-    def _check_zeros(self, *, exactly: bool) -> None:
-        """Check that pruned weights are zero, and if `exactly` that no others are."""
-        found = prunable_layers(self.net.module_)
-        for name, alive in zero_mask(
-            {name: found[name] for name in self.masks}
-        ).items():
-            mask = self.masks[name]
-            wrong = alive != mask if exactly else alive & ~mask
-            if wrong.any():
-                raise RuntimeError(
-                    f"{int(wrong.sum())} weights of layer {name!r} are not zero "
-                    "exactly where its mask says. A callback, or the net's own code, "
-                    "has changed them when training had ended. Nothing is fitted."
-                )
 
     def fitted_so_far(self, net: NeuralNet, history: History) -> Fitted:
         """Make the fitted attributes as if training stopped now; the net is copied.

@@ -14,11 +14,11 @@ from sklearn.utils.validation import check_consistent_length
 from skorch import NeuralNet
 
 from sklearn_sparse_nn._compat import InvalidParameterError, as_python
+from sklearn_sparse_nn.dense.pipelines import StepsBefore
 from sklearn_sparse_nn.dense.tabular import TabularNet
 from sklearn_sparse_nn.nets.callbacks import clone_net
 from sklearn_sparse_nn.pruning.base import BasePruner
 from sklearn_sparse_nn.pruning.classifier import PrunedClassifier
-from sklearn_sparse_nn.pruning.pipelines import StepsBefore
 from sklearn_sparse_nn.pruning.regressor import PrunedRegressor
 from sklearn_sparse_nn.search.levels import STARTS, Start, fit_levels
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sklearn_sparse_nn.nets.callbacks import InnerCallback
 from sklearn_sparse_nn.nets.host import optimizers
-from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers
+from sklearn_sparse_nn.nets.layers import PrunableLayer, prunable_layers, zero_mask
 
-__all__ = ["MaskHolder"]
+__all__ = ["MaskHolder", "check_zeros"]
 
 
 class MaskHolder(InnerCallback):
@@ -187,3 +187,33 @@ class _Released(InnerCallback):
 
     def after_step(self, *_: Any) -> None:
         """Apply no masks (torch calls this after an optimizer's step)."""
+
+
+def check_zeros(
+    module: nn.Module, masks: Mapping[str, Tensor], *, exactly: bool = True
+) -> None:
+    """Check that the zeros of a module are those of its masks: the last of all checks.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module when training has ended.
+    masks : mapping of layer name to bool Tensor of shape (out, in, ...)
+        The masks, True for a weight that remains.
+    exactly : bool, default=True
+        Whether no other weight may be zero, either.
+
+    Raises
+    ------
+    RuntimeError
+        They differ.
+    """
+    found = prunable_layers(module)
+    for name, alive in zero_mask({name: found[name] for name in masks}).items():
+        wrong = alive != masks[name] if exactly else alive & ~masks[name]
+        if wrong.any():
+            raise RuntimeError(
+                f"{int(wrong.sum())} weights of layer {name!r} are not zero exactly "
+                "where its mask says. A callback, or the net's own code, has changed "
+                "them when training had ended. Nothing is fitted."
+            )
