@@ -119,7 +119,8 @@ def test_a_docstring_that_says_something_else_is_found():
 def test_docstrings_are_seen_without_running_the_code(name):
     """Editors read the source: a docstring that is computed is none for them."""
     public = getattr(sklearn_sparse_nn, name)
-    tree = ast.parse(Path(inspect.getsourcefile(public)).read_text())
+    file = inspect.getsourcefile(inspect.unwrap(public))
+    tree = ast.parse(Path(file).read_text())
     (node,) = [n for n in tree.body if getattr(n, "name", None) == name]
     assert "\nParameters\n----------\n" in ast.get_docstring(node)
 

@@ -113,7 +113,12 @@ def _steps(pipe: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _chosen(estimator: Any) -> Any:
-    """Return the best estimator of a search, and anything else as it is."""
+    """Return the best estimator of a search, and anything else as it is.
+
+    A search of our own is a net itself, unless it is one for a whole pipeline.
+    """
+    if isinstance(found := getattr(estimator, "best_estimator_", None), Pipeline):
+        return found
     if isinstance(estimator, NET_ESTIMATORS) or not hasattr(estimator, "refit"):
         return estimator
     check_is_fitted(estimator)

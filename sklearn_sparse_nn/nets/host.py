@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_map
 
 __all__ = [
     "FIND_NONLINEARITY",
@@ -30,6 +31,7 @@ __all__ = [
     "has_forward_hooks",
     "has_global_forward_hooks",
     "inner_schedulers",
+    "map_tensors",
     "optimizers",
     "original",
     "own_buffers",
@@ -44,6 +46,8 @@ __all__ = [
 #: Base classes of torch's layers of any number of dimensions. An instance norm is a
 #: batch norm here, as in torch.
 AnyConv, AnyConvTranspose, AnyBatchNorm = _ConvNd, _ConvTransposeNd, _NormBase
+#: Applies a function to every tensor in nested tuples, lists and dictionaries.
+map_tensors = tree_map
 #: The method by which a skorch net finds what follows its module in `predict_proba`.
 FIND_NONLINEARITY = "_get_predict_nonlinearity"
 

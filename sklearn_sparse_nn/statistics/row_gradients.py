@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_map
 
+from sklearn_sparse_nn.nets.host import map_tensors
 from sklearn_sparse_nn.statistics.sampling import Sample, at_least_float32
 
 __all__ = ["squares_side_by_side"]
@@ -72,7 +72,7 @@ def squares_side_by_side(sample: Sample) -> dict[str, Tensor] | None:
 
 def _singles(rows: Any, start: int, stop: int) -> Any:
     """Make batches of one row out of some rows of a batch."""
-    return tree_map(lambda tensor: tensor[start:stop].unsqueeze(1), rows)
+    return map_tensors(lambda tensor: tensor[start:stop].unsqueeze(1), rows)
 
 
 def _same(
@@ -80,7 +80,7 @@ def _same(
 ) -> bool:
     """Check the gradients of the first row against those of the row alone."""
     with torch.enable_grad():
-        loss = sample.loss(*(tree_map(lambda x: x[:1], part) for part in (X, y)))
+        loss = sample.loss(*(map_tensors(lambda x: x[:1], part) for part in (X, y)))
         alone = torch.autograd.grad(loss, weights, allow_unused=True)
     for grads, one in zip(found.values(), alone, strict=True):
         if one is None:  # the weight is not used, or its gradient does not reach it
