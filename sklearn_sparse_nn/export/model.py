@@ -22,7 +22,6 @@ from sklearn_sparse_nn.runtime import SparseModel
 __all__ = ["as_steps", "export_module", "export_pruner", "head_of"]
 
 
-@plain_torch(own_net=True)
 def export_module(
     module: nn.Module,
     *,
@@ -83,8 +82,10 @@ def export_module(
     >>> model.forward([[1.0, 2.0, 3.0]]).shape
     (1, 2)
     """
+    with plain_torch(own_net=True):
+        graph = emit(convert(module, n_features))
     return SparseModel(
-        emit(convert(module, n_features)),
+        graph,
         output=output,
         classes=classes,
         target_mean=target_mean,
@@ -93,7 +94,6 @@ def export_module(
     )
 
 
-@plain_torch(own_net=True)
 def export_pruner(estimator: Any, rows: np.ndarray | None = None) -> SparseModel:
     """Make a sparse model of a fitted pruner, or of a TabularNet.
 
@@ -116,9 +116,10 @@ def export_pruner(estimator: Any, rows: np.ndarray | None = None) -> SparseModel
     sklearn.exceptions.NotFittedError
         `estimator` is not fitted.
     """
-    steps = as_steps(estimator, rows)
+    with plain_torch(own_net=True):
+        graph = emit(as_steps(estimator, rows))
     return SparseModel(
-        emit(steps),
+        graph,
         feature_names=getattr(estimator, "feature_names_in_", None),
         **head_of(estimator),
     )
@@ -147,7 +148,8 @@ def as_steps(estimator: Any, rows: np.ndarray | None = None) -> Step:
     check_is_fitted(estimator)
     net = estimator.net_
     refuse_unknown_net(net)
-    steps = convert(net.module_, estimator.n_features_in_, rows)
+    with plain_torch(own_net=True):
+        steps = convert(net.module_, estimator.n_features_in_, rows)
     while steps.kind == "activation" and steps.activation == PLAIN:  # made flat
         steps = steps.inputs[0]
     if output_of(net) == "probability":
