@@ -128,9 +128,13 @@ def _as_array(X: Table) -> Array:
             "np.asarray. For more information see: "
             "https://numpy.org/doc/stable/reference/generated/numpy.matrix.html"
         )
-    check_numbers(X)
+    is_frame = hasattr(X, "iloc")
+    if not is_frame:
+        check_numbers(X)
     array = np.asarray(without_masks(X))
-    if hasattr(X, "iloc"):
+    if is_frame and array.dtype.kind not in "fiub":  # else all columns are numbers
+        check_numbers(X)
+    if is_frame:
         if array.ndim == 1:
             raise ValueError(
                 f"Expected a 2-dimensional container but got {type(X)} instead. Pass a "

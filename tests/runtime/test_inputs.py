@@ -114,6 +114,16 @@ def test_what_is_refused_is_refused_in_scikit_learns_words(name):
     assert answer_of(lambda: MODEL.transform(rows)) == theirs
 
 
+def test_text_in_a_frame_is_scikit_learns_sentence_and_the_column():
+    rows = pd.DataFrame([[1, 2, 3, "x"]], columns=NAMES)
+    peer = Peer()
+    peer.fit()
+    kind, theirs = answer_of(lambda: peer.predict(rows, "numeric"))
+    expected = kind, f"{theirs} (column 'd' of X)"
+    assert answer_of(lambda: MODEL.predict(rows)) == expected
+    assert answer_of(lambda: MODEL.transform(rows)) == expected
+
+
 NOT_FINITE = {
     "NaN": cell(np.nan),
     "NaN, float32": cell(np.nan, dtype=np.float32),
