@@ -1,7 +1,6 @@
 """The search for a sparsity by cross-validation, and its parameters."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from time import perf_counter
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import BaseCrossValidator, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch, _safe_indexing, column_or_1d, indexable
+from sklearn.utils import Bunch, column_or_1d, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -49,12 +48,12 @@ from sklearn_sparse_nn.pruning.fitted import PrunedNet
 from sklearn_sparse_nn.pruning.progress import fit_task
 from sklearn_sparse_nn.pruning.run import FITTED
 from sklearn_sparse_nn.runtime import SparseModel
+from sklearn_sparse_nn.search.folds import Fold, scored_path
 from sklearn_sparse_nn.search.levels import STARTS, Start, fit_levels
 from sklearn_sparse_nn.search.path import (
     Scoring,
     as_pruner,
     check_levels,
-    scores_of,
 )
 from sklearn_sparse_nn.search.selection import (
     SELECTIONS,
@@ -65,8 +64,6 @@ from sklearn_sparse_nn.search.selection import (
 )
 
 __all__ = ["BasePrunedCV"]
-
-Fold = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
@@ -262,7 +259,7 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
         ]
         caller = clone(self) if self.n_jobs not in (None, 1) else self
         folds: list[Fold] = Parallel(n_jobs=self.n_jobs)(
-            delayed(_scored_path)(
+            delayed(scored_path)(
                 before, clone(pruner), X, y, split, levels, scorer,
                 start=self.start, number=k, task=task, caller=caller,
                 verbose=self.verbose,
@@ -373,40 +370,3 @@ class BasePrunedCV(MetaEstimatorMixin, PrunedNet):
     def _has_own_net(self) -> bool:
         _, inner = StepsBefore.of(self.estimator)
         return is_own_net(inner.estimator if isinstance(inner, BasePruner) else inner)
-
-
-def _scored_path(
-    before: StepsBefore,
-    pruner: Any,
-    X: Any,
-    y: Any,
-    split: Any,
-    levels: list[Any],
-    scorer: Any,
-    *,
-    start: Start,
-    number: int,
-    task: Any,
-    caller: Any,
-    verbose: int,
-) -> Fold:
-    """Score the dense net and every level on the rows left out of training."""
-    (X, X_test), (y, y_test) = (
-        [_safe_indexing(part, rows) for rows in split] for part in (X, y)
-    )
-    rows = []
-    if task is not None:
-        task.call_on_fit_task_begin(estimator=caller)
-    before, train = before.fit(X, y)
-    for level, model, seconds in fit_levels(
-        pruner, train, y, levels, start=start, context=task, caller=caller
-    ):
-        begin = perf_counter()
-        scores = scores_of(scorer, before.around(model), X_test, y_test)
-        rows.append({"scores": scores, "fit": seconds, "score": perf_counter() - begin})
-        if verbose:
-            text = "  ".join(f"{name} {score:.4g}" for name, score in scores.items())
-            print(f"fold {number}  sparsity {level}  {text}  {seconds:.1f} s")
-    if task is not None:
-        task.call_on_fit_task_end(estimator=caller)
-    return rows[0], rows[1:]
