@@ -172,7 +172,7 @@ def check_fit(
     """
     refuse_dicts(X)
     numeric = isinstance(estimator, RegressorMixin)
-    X, names = _numbers(X), column_names(X)
+    X, names = _columns(X)
     try:
         rows, targets = validate_data(
             estimator, X, y, reset=reset, y_numeric=numeric, **rules
@@ -245,7 +245,7 @@ def check_rows(
     """
     check_is_fitted(estimator)
     refuse_dicts(X)
-    X, names = _numbers(X), column_names(X)
+    X, names = _columns(X)
     rows = validate_data(estimator, X, reset=False, **rules)
     _check_names(estimator, names, False)
     return _canonical(rows)
@@ -378,16 +378,22 @@ def _net_tags(tags: Any) -> Any:
     return tags
 
 
-def _numbers(X: Any) -> Any:
-    """Check that X holds numbers, before scikit-learn makes some of dates and text."""
+def _columns(X: Any) -> tuple[Any, list[Any] | None]:
+    """Check that X holds numbers, and find the names of its columns.
+
+    scikit-learn would make numbers of dates and text.
+    """
+    if type(X) is np.ndarray and X.dtype.kind in "fiub":
+        return X, None
     array = X = without_masks(X)
-    if column_names(X) is None and not sparse.issparse(X):
+    names = column_names(X)
+    if names is None and not sparse.issparse(X):
         try:
             array = np.asarray(X)
         except Exception:  # such as ragged rows, which scikit-learn refuses
-            return X
+            return X, None
     check_numbers(array)
-    return X
+    return X, names
 
 
 def _check_names(
