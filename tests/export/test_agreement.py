@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 import time
 import warnings
 
@@ -232,3 +233,23 @@ def test_given_rows_are_compared_too():
     converting.convert(Far(6, 6), 6)
     with pytest.raises(UnsupportedLayerError, match="is off"):
         converting.convert(Far(6, 6), 6, ROWS * 1e8)
+
+
+def test_draws_of_other_threads_are_not_the_modules():
+    """As a dask worker's own threads make them, now and then."""
+    ended = threading.Event()
+
+    def draw():
+        while not ended.wait(0.002):
+            random.random()
+
+    state, other = random.getstate(), threading.Thread(target=draw)
+    other.start()
+    try:
+        for seed in range(20):
+            torch.manual_seed(seed)
+            export_module(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+    finally:
+        ended.set()
+        other.join()
+        random.setstate(state)

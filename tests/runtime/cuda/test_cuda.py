@@ -131,7 +131,13 @@ def test_predictions_are_the_cpu_models(device, model):
         np.testing.assert_allclose(there.predict(X), expected, rtol=1e-4, atol=atol)
         return
     with np.errstate(all="ignore"):  # classes that were not seen may have all the mass
-        proba, expected = there.predict_proba(X), model.predict_proba(X)
+        try:
+            expected = model.predict_proba(X)
+        except ValueError as error:  # a head without a function, after any layers
+            assert "outputs are no probabilities" in str(error)
+            assert model.output == "identity"
+            return
+        proba = there.predict_proba(X)
         assert there.predict(X).dtype == model.predict(X).dtype
     assert proba.dtype == np.float32 and proba.shape == expected.shape
     if model.output == "sigmoid" or len(model.classes_) == raw.shape[1]:
