@@ -330,10 +330,11 @@ class NetClassifierMixin(ClassifierMixin):
         y : ndarray of shape (n_samples,)
             The most probable label; of equal ones the first in ``classes_``.
         """
-        numbers = self._outputs("predict", self._rows(X))
+        rows = self._rows(X)
+        numbers = self._outputs("predict", rows)
         if numbers.ndim > 1 or numbers.max(initial=0) >= self.targets_.n_outputs:
             # A plain skorch net gives scores; one with spare outputs may choose them.
-            scores = self._outputs("predict_proba", self._rows(X))
+            scores = self._outputs("predict_proba", rows)
             numbers = scores[:, : self.targets_.n_outputs].argmax(axis=1)
         return self.targets_.decode(numbers)
 
